@@ -1,0 +1,319 @@
+"""What a notebook cell calls: set-up, parameter checks, figures, records, bands and exercise checks."""
+
+import ast
+import difflib
+import inspect
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import threadpoolctl
+import torch
+from cycler import cycler
+from IPython.display import display
+
+from labutils import __version__
+
+RECORD_TYPE = "application/x-labutils+json"
+
+# Okabe and Ito's colours, told apart by colour-blind readers, each with a marker of its own.
+STYLE = {
+    "figure.dpi": 80,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": cycler(
+        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+    )
+    + cycler(marker=["o", "s", "^", "D", "v", "P", "X"]),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "font.size": 11,
+    "legend.frameon": False,
+    "image.cmap": "gray_r",
+}
+
+_parameters = {}  # what check_parameters found, for `record`
+
+
+def setup(seed):
+    """Prepare a notebook: one thread, the course's figure style, torch's generator seeded.
+
+    One thread a kernel: two kernels with two threads each on two cores were several times slower than with
+    one each, and one thread also keeps results the same from run to run.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of torch's global generator, which draws initial weights.
+    """
+    torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
+    torch.manual_seed(seed)
+    plt.rcParams.update(STYLE)
+
+
+def check_parameters(**rules):
+    """Refuse unknown parameter names, wrong types and values out of range.
+
+    Call it in the cell after the notebook's parameters cell, with one rule for each parameter. The rules
+    must be literals, because the runner reads them from the page and checks before a kernel starts.
+
+    Parameters
+    ----------
+    **rules
+        For each parameter ``(int, lowest, highest)``, ``(float, lowest, highest)``, a tuple of the allowed
+        strings, or ``bool``.
+
+    Raises
+    ------
+    ValueError
+        In one sentence: the name, the value and what is allowed.
+    """
+    namespace = inspect.currentframe().f_back.f_globals
+    for name in _injected_names(namespace.get("In", [])):
+        check_name(name, rules)
+    for name, rule in rules.items():
+        if name not in namespace:
+            raise ValueError(f"parameter {name!r} is not set; run the parameters cell first")
+        check_value(name, namespace[name], rule)
+    _parameters.clear()
+    _parameters.update({name: namespace[name] for name in rules})
+
+
+def check_name(name, known):
+    """Refuse a parameter name that is not among `known`, suggesting the nearest one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    raise ValueError(f"unknown parameter {name!r}; {hint}")
+
+
+def check_value(name, value, rule):
+    """Refuse a value that does not keep its rule; `check_parameters` says what a rule is."""
+    if rule is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+    elif isinstance(rule[0], str):
+        if value not in rule:
+            raise ValueError(f"{name} must be one of {', '.join(rule)}, got {value!r}")
+    else:
+        kind, lowest, highest = rule
+        word = {int: "a whole number", float: "a number"}[kind]
+        allowed = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise ValueError(f"{name} must be {word} from {lowest} to {highest}, got {value!r}")
+        if not lowest <= value <= highest:  # also refuses nan
+            raise ValueError(f"{name} must be from {lowest} to {highest}, got {value!r}")
+
+
+def show(figure, alt, save_as=None):
+    """Display a figure with a text for those who cannot see it, and close it.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    alt : str
+        A sentence that says what is to be seen.
+    save_as : str, optional
+        File name without ending. When the committed outputs are made (``make outputs``), the figure is also
+        written to the project's ``figures`` folder.
+    """
+    if len(alt.split()) < 4:
+        raise ValueError(f"alt must be a sentence that says what is to be seen, got {alt!r}")
+    display(figure, metadata={"image/png": {"alt": alt}})
+    folder = os.environ.get("LABUTILS_FIGURES")
+    if folder and save_as:
+        figure.savefig(Path(folder) / f"{save_as}.png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def record(**results):
+    """Put results into the executed notebook, invisible on screen, for the runner to collect.
+
+    Parameters, versions, git commit and hardware are added. Call it once for each row of the table that is
+    to be collected.
+
+    Parameters
+    ----------
+    **results
+        Numbers, strings or lists of them; numpy's and torch's scalars are converted.
+    """
+    content = {"results": results, "parameters": dict(_parameters), "provenance": provenance()}
+    content = json.loads(json.dumps(_plain(content), allow_nan=False))
+    display({RECORD_TYPE: content}, raw=True)
+
+
+def provenance():
+    """Versions, git commit and hardware of this process, as a dict of plain values."""
+    import sklearn
+
+    versions = {"python": platform.python_version(), "labutils": __version__}
+    versions |= {module.__name__: module.__version__ for module in (np, sklearn, torch)}
+    versions["torch"] = str(torch.__version__)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": versions,
+        "commit": _git_commit(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+def expect(name, value, *, at_least=-math.inf, at_most=math.inf, when=True):
+    """Assert that a result lies in the band that several seeds gave, in runs that are long enough.
+
+    Parameters
+    ----------
+    name : str
+        What is asserted.
+    value : float
+    at_least, at_most : float
+        The band, both ends included.
+    when : bool
+        Whether this run is the one that the band was measured for. If not, the line says so, and nothing
+        is asserted.
+
+    Raises
+    ------
+    AssertionError
+        If the value lies outside the band.
+    """
+    if at_most == math.inf:
+        band = f"at least {at_least:g}"
+    elif at_least == -math.inf:
+        band = f"at most {at_most:g}"
+    else:
+        band = f"from {at_least:g} to {at_most:g}"
+    if not when:
+        print(f"{name}, expected {band}: not tested with these parameters")
+        return
+    if not at_least <= value <= at_most:
+        raise AssertionError(f"{name} should be {band}, got {value:.6g}")
+    print(f"{name}, expected {band}: holds")
+
+
+def check_exercise(answer, expected, *, mistakes=(), rtol=1e-5, atol=1e-8):
+    """Tell at once whether an exercise is right, and if not, what kind of mistake it is.
+
+    Parameters
+    ----------
+    answer : number, str, array, tensor, or list of numbers
+        The student's; None (also anywhere in a list) counts as not done yet.
+    expected : the same
+        The right one.
+    mistakes : list of (wrong answer, str)
+        Plausible wrong answers, and what to say about each.
+    rtol, atol : float
+        Tolerances, as in `numpy.allclose`.
+
+    Prints "not done yet", "right", or "wrong: " and why.
+    """
+    print(_feedback(answer, expected, mistakes, rtol, atol))
+
+
+def _feedback(answer, expected, mistakes, rtol, atol):
+    if (
+        answer is None
+        or answer is ...
+        or (isinstance(answer, list | tuple) and any(a is None for a in answer))
+    ):
+        return "not done yet"
+    if isinstance(expected, str):
+        if isinstance(answer, str) and answer.strip().lower() == expected.strip().lower():
+            return "right"
+        said = [message for wrong, message in mistakes if isinstance(answer, str) and answer.strip() == wrong]
+        return f"wrong: {said[0] if said else f'{answer!r} is not the answer'}"
+    try:
+        answer, expected = _as_array(answer), _as_array(expected)
+    except (TypeError, ValueError):
+        return f"wrong: numbers are needed, got {type(answer).__name__}"
+    return _compare(answer, expected, mistakes, rtol, atol)
+
+
+def _compare(answer, expected, mistakes, rtol, atol):
+    def same(a, b):
+        return a.shape == b.shape and np.allclose(a, b, rtol=rtol, atol=atol)
+
+    if same(answer, expected):
+        return "right"
+    for wrong, message in mistakes:
+        if same(answer, _as_array(wrong)):
+            return f"wrong: {message}"
+    if answer.shape != expected.shape:
+        hint = "; transpose it" if same(answer.T, expected) else ""
+        return f"wrong: the shape should be {expected.shape}, got {answer.shape}{hint}"
+    if not np.isfinite(answer).all():
+        return "wrong: it contains nan or infinity"
+    if same(-answer, expected):
+        return "wrong: the sign is reversed"
+    used = expected != 0
+    if used.any():
+        factors = answer[used] / expected[used]
+        factor = factors.flat[0]
+        if factor != 0 and expected.size > 1 and np.allclose(factors, factor, rtol=rtol, atol=0):
+            return f"wrong: off by the factor {factor:.4g}"
+    if np.allclose(np.abs(answer - expected), 1, rtol=0, atol=atol):
+        return "wrong: off by one"
+    at = np.unravel_index(np.abs(answer - expected).argmax(), answer.shape)
+    place = f" at {tuple(int(i) for i in at)}" if at else ""
+    return f"wrong: {answer[at]:.6g} is too {'large' if answer[at] > expected[at] else 'small'}{place}"
+
+
+def _as_array(value):
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, dtype=float)
+
+
+def _injected_names(history):
+    """Names assigned in the cell that papermill injected, if it did."""
+    injected = [source for source in history if source.startswith("# Parameters\n")]
+    statements = ast.parse(injected[-1]).body if injected else []
+    return [s.targets[0].id for s in statements if isinstance(s, ast.Assign)]
+
+
+def _plain(value):
+    """Convert to what JSON has; a number that is not finite becomes its name."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _git_commit():
+    """Commit of the working tree that this package lies in, with "+changes" if it has any; None without git."""
+    folder = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def _cpu_name():
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,127 @@
+"""The two recurrent classifiers of the lab: a sequence goes in, row by row, and class scores come out.
+
+Both read a batch of shape (batch, time, features) from the first step to the last, start from a state of
+zeros, and hand the last hidden state of the top layer to a linear readout. There is no ``detach``: the state
+is made anew for every batch, so it has no history to cut off.
+"""
+
+import torch
+from torch import nn
+
+
+class RNNModel(nn.Module):
+    """Simple (Elman) recurrent network with a linear readout.
+
+    Parameters
+    ----------
+    input_dim : int
+        Features per time step; 28 for an image read row by row.
+    hidden_dim : int
+        Units per layer.
+    layer_dim : int
+        Number of stacked layers.
+    output_dim : int
+        Number of classes.
+    nonlinearity : {"relu", "tanh"}
+        Activation of the hidden units.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is not a positive integer, or the nonlinearity is not one of the two.
+
+    References
+    ----------
+    Elman, "Finding structure in time", Cognitive Science 14:179, 1990.
+    """
+
+    def __init__(self, input_dim, hidden_dim, layer_dim, output_dim, nonlinearity="relu"):
+        super().__init__()
+        _check_dimensions(
+            input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim
+        )
+        if nonlinearity not in ("relu", "tanh"):
+            raise ValueError(f"nonlinearity must be 'relu' or 'tanh', got {nonlinearity!r}")
+        self.rnn = nn.RNN(input_dim, hidden_dim, layer_dim, batch_first=True, nonlinearity=nonlinearity)
+        self.fc = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x):
+        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim)."""
+        states, _ = self.rnn(x)
+        return self.fc(states[:, -1, :])
+
+
+class LSTMModel(nn.Module):
+    """Long short-term memory network with a linear readout.
+
+    Parameters
+    ----------
+    input_dim : int
+        Features per time step; 28 for an image read row by row.
+    hidden_dim : int
+        Units per layer.
+    layer_dim : int
+        Number of stacked layers.
+    output_dim : int
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is not a positive integer.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9:1735, 1997.
+    Gers, Schmidhuber and Cummins, "Learning to forget", Neural Computation 12:2451, 2000 (the forget gate).
+    """
+
+    def __init__(self, input_dim, hidden_dim, layer_dim, output_dim):
+        super().__init__()
+        _check_dimensions(
+            input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim
+        )
+        self.lstm = nn.LSTM(input_dim, hidden_dim, layer_dim, batch_first=True)
+        self.fc = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x):
+        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim)."""
+        states, _ = self.lstm(x)
+        return self.fc(states[:, -1, :])
+
+
+@torch.no_grad()
+def set_forget_bias(model, value):
+    """Set the forget gates of every layer so that they start open (or shut), in place.
+
+    PyTorch packs the four blocks of a layer in the order input gate, forget gate, cell candidate, output
+    gate, and adds two bias vectors. This sets the forget quarter of one to `value` and of the other to zero,
+    so that before any input the gate is sigmoid(value).
+
+    Parameters
+    ----------
+    model : LSTMModel
+    value : float
+        Bias of the forget gates; 1 is the usual choice.
+
+    Returns
+    -------
+    LSTMModel
+        The same model, for chaining.
+
+    References
+    ----------
+    Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever, "An empirical exploration of
+    recurrent network architectures", ICML 2015, section 2.2.
+    """
+    forget = slice(model.lstm.hidden_size, 2 * model.lstm.hidden_size)
+    for layer in range(model.lstm.num_layers):
+        getattr(model.lstm, f"bias_ih_l{layer}")[forget] = value
+        getattr(model.lstm, f"bias_hh_l{layer}")[forget] = 0.0
+    return model
+
+
+def _check_dimensions(**dimensions):
+    for name, value in dimensions.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
