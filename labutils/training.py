@@ -182,7 +182,8 @@ def fit(
             )
             evaluated = iteration
             if verbose:
-                print(_line(history), flush=True)
+                # one write a line: runs side by side print at the same time
+                print(_line(history) + "\n", end="", flush=True)
         if stopped or history.diverged_at:
             break
     history.losses = losses[: history.diverged_at or iteration].tolist()

@@ -1,0 +1,49 @@
+# make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
+# make test   lint, unit tests, static notebook checks, every notebook with quick values
+# make verify every stored output compared at the default parameters, and the fetching of data
+# make lab    opens JupyterLab at notebook 00
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_NUM_THREADS = 1
+
+NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill \
+	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
+NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
+
+.PHONY: run test verify install lab outputs bench clean
+
+run: install
+	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
+
+test: install
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not network" tests
+	$(NBVAL) -q --quick --nbval-cell-timeout=300
+
+verify: install
+	$(BIN)/pytest -q -m network tests
+	$(NBVAL) -q --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=1800
+
+install: .venv/installed
+
+.venv/installed: requirements-lock.txt pyproject.toml
+	@echo "Installing into .venv (one to three minutes)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements-lock.txt --editable .
+	touch $@
+
+lab: install
+	$(BIN)/jupyter lab --ip=localhost notebooks/00_start_here.ipynb
+
+# Refresh the committed outputs and figures from one clean run at the default parameters.
+outputs: install
+	LABUTILS_FIGURES=$(CURDIR)/figures $(BIN)/labutils run --output build
+	cp build/notebooks/[0-9][0-9]_*.ipynb notebooks/
+	$(NBSTRIPOUT) notebooks/*.ipynb
+
+bench: install
+	$(BIN)/python tests/benchmarks/lab_loop.py
+
+clean:
+	rm -rf build .venv

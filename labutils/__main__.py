@@ -1,0 +1,102 @@
+"""Command line of the course: ``python -m labutils``, or ``labutils``."""
+
+import sys
+from pathlib import Path
+
+import click
+import yaml
+
+from labutils import __version__, course, data
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli():
+    """Run the notebooks of the course and get their data."""
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--quick", is_flag=True, help="Small values (tests/quick.yml) and the bundled data.")
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="Change a parameter.")
+@click.option(
+    "-f", "--file", "file", type=click.Path(path_type=Path), help="YAML file of parameters to change."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="build", show_default=True)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Notebooks at a time."
+)
+@click.option(
+    "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
+)
+def run(notebooks, quick, pairs, file, output, jobs, timeout):
+    """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
+
+    A notebook is named by number (9), stem (09_lstm_mnist) or path. Parameters are checked against the
+    notebook's own rules before anything runs.
+    """
+    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    parameters = {
+        path.stem: dict(course.quick_parameters().get(path.stem) or {}) if quick else {} for path in paths
+    }
+    from_file = _read_parameters(file) if file else {}
+    for path in paths:
+        parameters[path.stem].update(from_file)
+        if pairs:
+            rules = course.read_rules(path)
+            for name, text in (_split(pair) for pair in pairs):
+                parameters[path.stem][name] = course.parse_value(text, rules[name]) if name in rules else text
+    summary = course.run(paths, parameters, output, jobs=jobs, timeout=timeout)
+    click.echo(f"Pages:   {output / 'pages' / 'index.html'}\nResults: {output / 'results.csv'}")
+    if summary.failed:
+        for job in summary.failed:
+            click.echo(f"{job.name} failed: {job.error}", err=True)
+            click.echo(f"  up to there: {output / 'notebooks' / job.name}.failed.ipynb", err=True)
+        sys.exit(1)
+
+
+@cli.command(name="data")
+@click.argument("dataset", type=click.Choice(data.DATASETS), default="mnist")
+def get_data(dataset):
+    """Fetch DATASET (mnist, if none is named) into the data cache, or say that it is there."""
+    click.echo(data.mnist(dataset, allow_subset=False))
+
+
+def _split(pair):
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise course.UsageError(f"a parameter is passed as name=value, got {pair!r}")
+    return name, value
+
+
+def _read_parameters(file):
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise course.UsageError(f"{file} cannot be read as YAML ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise course.UsageError(f"{file} must hold lines of the form name: value")
+    return content
+
+
+def main():
+    """Run the command line; bad input ends in one sentence and an exit status that is not zero."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        _end(error.format_message(), 2)
+    except course.UsageError as error:
+        _end(error, 2)
+    except (course.RunError, data.DataError) as error:
+        _end(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        _end("interrupted; finished notebooks are kept, unfinished ones were not written", 130)
+
+
+def _end(message, status):
+    click.echo(f"labutils: {message}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The two recurrent classifiers: their shapes, their mathematics, their initial state."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from labutils.recurrent import LSTMModel, RNNModel, set_forget_bias
+
+
+def parameter_shapes(gates, layers):
+    shapes = []
+    for layer in range(layers):
+        rows = 100 * gates
+        shapes += [(rows, 28 if layer == 0 else 100), (rows, 100), (rows,), (rows,)]
+    return [*shapes, (10, 100), (10,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates", "layers", "total"),
+    [
+        (LSTMModel, 4, 1, 53_010),
+        (LSTMModel, 4, 2, 133_810),
+        (LSTMModel, 4, 3, 214_610),
+        (RNNModel, 1, 1, 14_010),
+        (RNNModel, 1, 2, 34_210),
+        (RNNModel, 1, 3, 54_410),
+    ],
+)
+def test_parameters(kind, gates, layers, total):
+    parameters = list(kind(28, 100, layers, 10).parameters())
+    assert [tuple(p.shape) for p in parameters] == parameter_shapes(gates, layers)
+    assert sum(p.numel() for p in parameters) == total
+    assert all(p.requires_grad for p in parameters)
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("steps", [1, 28])
+def test_output_shape(kind, batch, steps):
+    scores = kind(28, 100, 2, 10)(torch.rand(batch, steps, 28))
+    assert scores.shape == (batch, 10)
+    assert scores.dtype == torch.float32
+
+
+def rnn_from_zeros(model, x):
+    """The usual way of writing it: a state of zeros that asks for gradients, detached at once."""
+    h0 = torch.zeros(model.rnn.num_layers, len(x), model.rnn.hidden_size).requires_grad_()
+    states, _ = model.rnn(x, h0.detach())
+    return model.fc(states[:, -1, :])
+
+
+def lstm_from_zeros(model, x):
+    h0 = torch.zeros(model.lstm.num_layers, len(x), model.lstm.hidden_size).requires_grad_()
+    c0 = torch.zeros(model.lstm.num_layers, len(x), model.lstm.hidden_size).requires_grad_()
+    states, _ = model.lstm(x, (h0.detach(), c0.detach()))
+    return model.fc(states[:, -1, :])
+
+
+@pytest.mark.parametrize(("kind", "explicit"), [(RNNModel, rnn_from_zeros), (LSTMModel, lstm_from_zeros)])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_equals_explicit_zeros_bit_for_bit(kind, explicit, layers):
+    torch.manual_seed(0)
+    model = kind(28, 32, layers, 10)
+    x, y = torch.rand(9, 28, 28), torch.arange(9)
+    outputs, gradients = [], []
+    for forward in (model, lambda x: explicit(model, x)):
+        model.zero_grad()
+        scores = forward(x)
+        nn.functional.cross_entropy(scores, y).backward()
+        outputs.append(scores.detach())
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert torch.equal(*outputs)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.abs().sum() > 0
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_rnn_by_hand(nonlinearity):
+    torch.manual_seed(1)
+    model, x = RNNModel(3, 5, 1, 2, nonlinearity), torch.randn(4, 6, 3)
+    rnn, h = model.rnn, torch.zeros(4, 5)
+    for t in range(6):
+        drive = x[:, t] @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0
+        h = getattr(torch, nonlinearity)(drive)
+    torch.testing.assert_close(model(x), h @ model.fc.weight.T + model.fc.bias)
+
+
+def test_rnn_is_relu_unless_told():
+    assert RNNModel(3, 5, 1, 2).rnn.nonlinearity == "relu"
+
+
+def test_lstm_by_hand():
+    torch.manual_seed(1)
+    model, x = LSTMModel(3, 5, 1, 2), torch.randn(4, 6, 3)
+    lstm, h, c = model.lstm, torch.zeros(4, 5), torch.zeros(4, 5)
+    for t in range(6):
+        drive = x[:, t] @ lstm.weight_ih_l0.T + lstm.bias_ih_l0 + h @ lstm.weight_hh_l0.T + lstm.bias_hh_l0
+        i, f, g, o = drive.chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+    torch.testing.assert_close(model(x), h @ model.fc.weight.T + model.fc.bias)
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+def test_state_is_made_anew_for_every_batch(kind):
+    torch.manual_seed(0)
+    model, x = kind(4, 6, 2, 3), torch.rand(5, 7, 4)
+    first = model(x)
+    model(torch.rand(2, 9, 4))
+    assert torch.equal(model(x), first)
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+def test_every_step_reaches_the_scores(kind):
+    torch.manual_seed(0)
+    x = torch.rand(1, 6, 4, requires_grad=True)
+    kind(4, 16, 1, 3)(x).sum().backward()
+    assert (x.grad.abs().sum(dim=2) > 0).all()
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("value", [0, -1, 2.5, "28", None, True])
+def test_bad_dimension_is_refused(kind, at, value):
+    dimensions = [28, 100, 1, 10]
+    dimensions[at] = value
+    name = ("input_dim", "hidden_dim", "layer_dim", "output_dim")[at]
+    with pytest.raises(ValueError, match=f"^{name} must be a positive integer, got") as caught:
+        kind(*dimensions)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["ReLU", "sigmoid", "", None])
+def test_bad_nonlinearity_is_refused(value):
+    with pytest.raises(ValueError, match="nonlinearity must be 'relu' or 'tanh', got") as caught:
+        RNNModel(28, 100, 1, 10, value)
+    assert repr(value) in str(caught.value)
+
+
+def forget_gates(model, layer):
+    """Forget gates of one layer at zero input and zero hidden state: how much of a cell state of 1 is kept."""
+    cell = nn.LSTMCell(getattr(model.lstm, f"weight_ih_l{layer}").shape[1], model.lstm.hidden_size)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        getattr(cell, name).data = getattr(model.lstm, f"{name}_l{layer}").data
+    x, zeros = torch.zeros(1, cell.input_size), torch.zeros(1, cell.hidden_size)
+    with torch.no_grad():
+        _, kept = cell(x, (zeros, zeros + 1))
+        _, made = cell(x, (zeros, zeros))
+    return kept - made
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("value", [1, -2.0, 0.0])
+def test_forget_bias_opens_the_forget_gate(layers, value):
+    torch.manual_seed(0)
+    model = LSTMModel(4, 8, layers, 3)
+    assert set_forget_bias(model, value) is model
+    for layer in range(layers):
+        expected = torch.full((1, 8), 1 / (1 + math.exp(-value)))
+        torch.testing.assert_close(forget_gates(model, layer), expected)
+
+
+def test_forget_bias_changes_exactly_the_forget_quarter():
+    torch.manual_seed(0)
+    model = LSTMModel(4, 8, 2, 3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    set_forget_bias(model, 1.0)
+    for name, p in model.named_parameters():
+        expected = before[name]
+        if "bias_ih" in name or "bias_hh" in name:
+            expected[8:16] = 1.0 if "bias_ih" in name else 0.0
+        assert torch.equal(p, expected), name
+        assert p.requires_grad
