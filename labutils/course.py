@@ -68,13 +68,10 @@ class Job:
 
     @property
     def seconds_left(self):
-        """Estimate from what is known of the notebook, and from its cells once that has proved too low."""
+        """Estimate; once it has proved too low, a tenth of the time spent so far."""
         if self.seconds is not None:
             return 0.0
-        left = self.expected_seconds - self.elapsed
-        if left > 0 or not self.cells_done:
-            return max(left, 0.0)
-        return self.elapsed * (self.n_cells / self.cells_done - 1)
+        return max(self.expected_seconds - self.elapsed, self.elapsed / 10)
 
 
 @dataclass
@@ -236,7 +233,7 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
         changed = parameters.get(path.stem, {})
         stated = minutes(path)[1] * 60 if not changed else 0
         expected = known.get(_run_key(path.stem, changed), stated) or _UNKNOWN_SECONDS
-        queue.append(Job(path, changed, expected, n_cells=len(list(_code_cells(read(path))))))
+        queue.append(Job(path, changed, expected))
     queue.sort(key=lambda job: job.expected_seconds, reverse=True)
 
     _make_writable(output)
@@ -306,7 +303,7 @@ def _execute_all(queue, output, jobs, timeout):
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(loop.run_until_complete, task)
+            running = pool.submit(_run_to_the_end, loop, task)
             try:
                 _report_until_done(running, queue, jobs)
             except KeyboardInterrupt:
@@ -318,6 +315,17 @@ def _execute_all(queue, output, jobs, timeout):
     finally:
         signal.signal(signal.SIGTERM, before)
         loop.close()
+
+
+def _run_to_the_end(loop, task):
+    try:
+        loop.run_until_complete(task)
+    finally:  # what nbclient leaves behind when it is interrupted
+        rest = asyncio.all_tasks(loop)
+        for left_over in rest:
+            left_over.cancel()
+        if rest:
+            loop.run_until_complete(asyncio.wait(rest))
 
 
 def _interrupt(*_):
@@ -338,6 +346,7 @@ async def _execute_queue(queue, output, jobs, timeout):
 
 async def _execute(job, output, timeout):
     node = _with_parameters(job)
+    job.n_cells = len(list(_code_cells(node)))
     target = output / "notebooks" / job.notebook.name
     failed = target.with_suffix(".failed.ipynb")
     for stale in (target, failed, output / "pages" / f"{job.name}.html"):
@@ -359,6 +368,8 @@ async def _execute(job, output, timeout):
     try:
         await client.async_execute(stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        if asyncio.current_task().cancelling():  # nbclient reports an interrupt as a dead kernel
+            raise asyncio.CancelledError from None
         job.error = _why(error, client, job)
     job.seconds = job.elapsed
     write(failed if job.error else target, nbformat.writes(node) + "\n")
@@ -371,7 +382,8 @@ def _with_parameters(job):
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    return parameterize_notebook(load_notebook_node(str(job.notebook)), job.parameters)
+    node = load_notebook_node(str(job.notebook))
+    return parameterize_notebook(node, job.parameters, kernel_name="python3", language="python")
 
 
 def _why(error, client, job):
@@ -397,7 +409,9 @@ def _report_until_done(running, queue, jobs):
 
 def _status(queue, jobs, elapsed):
     running = [job for job in queue if job.started is not None and job.seconds is None]
-    states = "; ".join(f"{job.name} cell {job.cells_done + 1}/{job.n_cells}" for job in running)
+    states = "; ".join(
+        f"{job.name} cell {min(job.cells_done + 1, job.n_cells)}/{job.n_cells}" for job in running
+    )
     left = [job.seconds_left for job in queue]
     done = sum(job.seconds is not None for job in queue)
     remaining = max(max(left, default=0), sum(left) / jobs)

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import json
 import math
+import numbers
 import os
 import platform
 import subprocess
@@ -107,7 +108,7 @@ def check_value(name, value, rule):
     else:
         kind, lowest, highest = rule
         word = {int: "a whole number", float: "a number"}[kind]
-        allowed = (int,) if kind is int else (int, float)
+        allowed = numbers.Integral if kind is int else numbers.Real
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise ValueError(f"{name} must be {word} from {lowest} to {highest}, got {value!r}")
         if not lowest <= value <= highest:  # also refuses nan
@@ -126,7 +127,7 @@ def show(figure, alt, save_as=None):
         File name without ending. When the committed outputs are made (``make outputs``), the figure is also
         written to the project's ``figures`` folder.
     """
-    if len(alt.split()) < 4:
+    if not isinstance(alt, str) or len(alt.split()) < 4:
         raise ValueError(f"alt must be a sentence that says what is to be seen, got {alt!r}")
     display(figure, metadata={"image/png": {"alt": alt}})
     folder = os.environ.get("LABUTILS_FIGURES")
@@ -187,6 +188,8 @@ def expect(name, value, *, at_least=-math.inf, at_most=math.inf, when=True):
     AssertionError
         If the value lies outside the band.
     """
+    if at_least == -math.inf and at_most == math.inf:
+        raise ValueError(f"{name}: give at_least or at_most, or nothing is asserted")
     if at_most == math.inf:
         band = f"at least {at_least:g}"
     elif at_least == -math.inf:
@@ -221,17 +224,18 @@ def check_exercise(answer, expected, *, mistakes=(), rtol=1e-5, atol=1e-8):
 
 
 def _feedback(answer, expected, mistakes, rtol, atol):
-    if (
-        answer is None
-        or answer is ...
-        or (isinstance(answer, list | tuple) and any(a is None for a in answer))
-    ):
+    if _has_gap(answer):
         return "not done yet"
     if isinstance(expected, str):
-        if isinstance(answer, str) and answer.strip().lower() == expected.strip().lower():
+        if not isinstance(answer, str):
+            return f"wrong: a word is needed, got {answer!r}"
+        given = answer.strip().lower()
+        if given == expected.strip().lower():
             return "right"
-        said = [message for wrong, message in mistakes if isinstance(answer, str) and answer.strip() == wrong]
+        said = [message for wrong, message in mistakes if given == wrong.strip().lower()]
         return f"wrong: {said[0] if said else f'{answer!r} is not the answer'}"
+    if isinstance(answer, str):
+        return f"wrong: a number is needed, got {answer!r}"
     try:
         answer, expected = _as_array(answer), _as_array(expected)
     except (TypeError, ValueError):
@@ -257,15 +261,22 @@ def _compare(answer, expected, mistakes, rtol, atol):
         return "wrong: the sign is reversed"
     used = expected != 0
     if used.any():
-        factors = answer[used] / expected[used]
-        factor = factors.flat[0]
-        if factor != 0 and expected.size > 1 and np.allclose(factors, factor, rtol=rtol, atol=0):
+        factor = (answer[used] / expected[used]).flat[0]
+        if factor != 0 and expected.size > 1 and same(answer, factor * expected):
             return f"wrong: off by the factor {factor:.4g}"
     if np.allclose(np.abs(answer - expected), 1, rtol=0, atol=atol):
         return "wrong: off by one"
     at = np.unravel_index(np.abs(answer - expected).argmax(), answer.shape)
     place = f" at {tuple(int(i) for i in at)}" if at else ""
     return f"wrong: {answer[at]:.6g} is too {'large' if answer[at] > expected[at] else 'small'}{place}"
+
+
+def _has_gap(answer):
+    if isinstance(answer, np.ndarray) and answer.dtype == object:
+        answer = answer.tolist()
+    if isinstance(answer, list | tuple):
+        return any(_has_gap(item) for item in answer)
+    return answer is None or answer is ...
 
 
 def _as_array(value):
@@ -278,7 +289,8 @@ def _injected_names(history):
     """Names assigned in the cell that papermill injected, if it did."""
     injected = [source for source in history if source.startswith("# Parameters\n")]
     statements = ast.parse(injected[-1]).body if injected else []
-    return [s.targets[0].id for s in statements if isinstance(s, ast.Assign)]
+    targets = [target for s in statements if isinstance(s, ast.Assign) for target in s.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _plain(value):

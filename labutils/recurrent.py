@@ -5,6 +5,9 @@ zeros, and hand the last hidden state of the top layer to a linear readout. Ther
 is made anew for every batch, so it has no history to cut off.
 """
 
+import math
+import numbers
+
 import torch
 from torch import nn
 
@@ -109,11 +112,22 @@ def set_forget_bias(model, value):
     LSTMModel
         The same model, for chaining.
 
+    Raises
+    ------
+    TypeError
+        If the model has no LSTM.
+    ValueError
+        If the value is not finite.
+
     References
     ----------
     Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever, "An empirical exploration of
     recurrent network architectures", ICML 2015, section 2.2.
     """
+    if not isinstance(model, LSTMModel):
+        raise TypeError(f"only an LSTMModel has forget gates, got {type(model).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"value must be a finite number, got {value!r}")
     forget = slice(model.lstm.hidden_size, 2 * model.lstm.hidden_size)
     for layer in range(model.lstm.num_layers):
         getattr(model.lstm, f"bias_ih_l{layer}")[forget] = value
@@ -123,5 +137,5 @@ def set_forget_bias(model, value):
 
 def _check_dimensions(**dimensions):
     for name, value in dimensions.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")

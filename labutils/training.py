@@ -1,9 +1,10 @@
 """One training loop for all models of the course."""
 
 import math
+import numbers
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -29,7 +30,7 @@ class History:
         One for each evaluation: ``iteration``, ``train_loss`` (mean over the batches since the last
         evaluation), ``test_loss``, ``accuracy`` (fraction of the test set), ``seconds`` since the start.
     diverged_at : int or None
-        The iteration whose loss was no longer finite; the run ended there.
+        The first iteration whose loss, or whose update's test loss, was no longer finite; the run ended there.
     """
 
     label: str = "model"
@@ -67,7 +68,7 @@ class History:
         matplotlib.axes.Axes
         """
         frame = self.to_frame()
-        ax.plot(frame["iteration"], frame[quantity], **{"marker": "o", "label": self.label, **style})
+        ax.plot(frame["iteration"], frame[quantity], **{"label": self.label, **style})
         ax.set(xlabel="iteration", ylabel=quantity.replace("_", " "))
         return ax
 
@@ -136,9 +137,13 @@ def fit(
     ValueError
         If the data is empty or its lengths differ, a count is not a positive integer, or the device is not
         there; the message names the value and what is allowed.
+    TypeError
+        If the seed is not an integer.
     """
     _check_counts(n_iters=n_iters, batch_size=batch_size, eval_every=eval_every)
-    if clip_norm is not None and not clip_norm > 0:
+    if not isinstance(seed, numbers.Integral):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if clip_norm is not None and not (isinstance(clip_norm, numbers.Real) and clip_norm > 0):
         raise ValueError(f"clip_norm must be a positive number or None, got {clip_norm!r}")
     device = pick_device(device)
     train, test = _on_device(train, device, "train"), _on_device(test, device, "test")
@@ -171,6 +176,8 @@ def fit(
                 evaluating = True
         if evaluating:
             result = evaluate(model, *test, criterion=criterion)
+            if history.diverged_at is None and not math.isfinite(result.loss):
+                history.diverged_at = iteration  # the last update itself did it
             history.evaluations.append(
                 {
                     "iteration": iteration,
@@ -221,6 +228,9 @@ def fit_all(runs, train, test, *, n_jobs=2, **settings):
             for label in sorted(runs, key=sizes.get, reverse=True)
         }
         try:
+            done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # raises what went wrong, whichever run it was
             return {label: futures[label].result() for label in runs}
         except BaseException:  # an error or an interrupt in the notebook: end the other runs too
             stop.set()
@@ -257,17 +267,26 @@ def evaluate(model, inputs, labels, *, criterion=None, batch_size=1000):
     -------
     Evaluation
         Its predictions lie on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, or not as many labels as inputs.
     """
+    _check_counts(batch_size=batch_size)
+    _check_pair(inputs, labels, "the data set")
     criterion = criterion or nn.CrossEntropyLoss()
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     total_loss, predictions = 0.0, []
-    for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
-        scores = model(x.to(device))
-        total_loss += criterion(scores, y.to(device)).item() * len(y)
-        predictions.append(scores.argmax(dim=1).cpu())
-    model.train(was_training)
+    try:
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            scores = model(x.to(device))
+            total_loss += criterion(scores, y.to(device)).item() * len(y)
+            predictions.append(scores.argmax(dim=1).cpu())
+    finally:
+        model.train(was_training)
     predictions = torch.cat(predictions)
     accuracy = (predictions == labels.cpu()).sum().item() / len(labels)
     return Evaluation(total_loss / len(labels), accuracy, predictions)
@@ -308,16 +327,21 @@ def shuffled_batches(n_samples, batch_size, generator):
 
 def _on_device(pair, device, name):
     inputs, labels = pair
+    _check_pair(inputs, labels, name)
+    return inputs.to(device), labels.to(device)
+
+
+def _check_pair(inputs, labels, name):
     if len(inputs) != len(labels) or len(inputs) == 0:
         raise ValueError(
-            f"{name} needs as many labels as inputs, and at least one; got {len(inputs)} inputs and {len(labels)} labels"
+            f"{name} needs as many labels as inputs, and at least one; "
+            f"got {len(inputs)} inputs and {len(labels)} labels"
         )
-    return inputs.to(device), labels.to(device)
 
 
 def _check_counts(**counts):
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
@@ -325,10 +349,10 @@ def _line(history):
     last = history.evaluations[-1]
     if history.diverged_at:
         return (
-            f"{history.label}  diverged: the loss is not finite since iteration {history.diverged_at}; "
+            f"{history.label:<8s} diverged: the loss is not finite since iteration {history.diverged_at}; "
             f"the run ends here with test accuracy {last['accuracy']:.2%}"
         )
     return (
-        f"{history.label}  iteration {last['iteration']:5d}  train loss {last['train_loss']:.3f}  "
+        f"{history.label:<8s} iteration {last['iteration']:5d}  train loss {last['train_loss']:.3f}  "
         f"test loss {last['test_loss']:.3f}  test accuracy {last['accuracy']:6.2%}  {last['seconds']:5.1f} s"
     )

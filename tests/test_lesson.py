@@ -383,7 +383,8 @@ def test_exercise_right(answer, expected, capsys):
         (2 * TRANSPOSED, MATRIX, "the shape should be (2, 3), got (3, 2)"),
         (math.nan, 3.0, "it contains nan or infinity"),
         ([1.0, math.inf], [1.0, 2.0], "it contains nan or infinity"),
-        ("three", 3.0, "numbers are needed, got str"),
+        ("3.0", 3.0, "a number is needed, got '3.0'"),
+        ([2, 4, 5], [1, 2, 0], "5 is too large at (2,)"),
         ([[1, 2], [3]], MATRIX, "numbers are needed, got list"),
         ({}, 3.0, "numbers are needed, got dict"),
         (7.0, 3.0, "7 is too large"),
@@ -392,7 +393,7 @@ def test_exercise_right(answer, expected, capsys):
         ([1.0, 2.0, 9.0], [1.0, 2.5, 3.0], "9 is too large at (2,)"),
         ([[1.0, 2.0, 3.0], [0.0, 5.0, 7.0]], MATRIX, "0 is too small at (1, 0)"),
         ("PCA", "ICA", "'PCA' is not the answer"),
-        (3, "ICA", "3 is not the answer"),
+        (3, "ICA", "a word is needed, got 3"),
     ],
 )
 def test_exercise_wrong(answer, expected, message, capsys):
@@ -414,3 +415,20 @@ def test_exercise_tolerance(capsys):
     assert said(capsys, 3.01, 3.0) == "wrong: 3.01 is too large"
     assert said(capsys, 3.01, 3.0, rtol=0.01) == "right"
     assert said(capsys, 3.01, 3.0, rtol=0, atol=0.02) == "right"
+
+
+@pytest.mark.parametrize("answer", [[[None, 1.0]], np.array([None, 1.0]), [1.0, ...]])
+def test_gap_anywhere_in_an_answer_is_not_done_yet(answer, capsys):
+    assert said(capsys, answer, [1.0, 1.0]) == "not done yet"
+
+
+def test_authors_mistakes_for_words_ignore_case(capsys):
+    assert (
+        said(capsys, "PCA", "ica", mistakes=[("pca", "that one is Gaussian")])
+        == "wrong: that one is Gaussian"
+    )
+
+
+def test_expect_without_a_band_is_refused():
+    with pytest.raises(ValueError, match="give at_least or at_most"):
+        lesson.expect("accuracy", 1.0)

@@ -174,3 +174,10 @@ def test_forget_bias_changes_exactly_the_forget_quarter():
             expected[8:16] = 1.0 if "bias_ih" in name else 0.0
         assert torch.equal(p, expected), name
         assert p.requires_grad
+
+
+def test_set_forget_bias_refuses_what_has_no_forget_gate_and_what_is_not_finite():
+    with pytest.raises(TypeError, match="only an LSTMModel has forget gates, got RNNModel"):
+        set_forget_bias(RNNModel(2, 3, 1, 2), 1.0)
+    with pytest.raises(ValueError, match="value must be a finite number, got nan"):
+        set_forget_bias(LSTMModel(2, 3, 1, 2), float("nan"))

@@ -99,7 +99,7 @@ def test_fit_all_equals_fit_alone(n_jobs, capsys):
     histories = fit_all(runs, TRAIN, TEST, n_jobs=n_jobs, **settings)
     assert list(histories) == list(kinds)
     out = capsys.readouterr().out
-    assert all(f"{label}  iteration    20  " in out for label in kinds)
+    assert all(f"{label:<8s} iteration    20  " in out for label in kinds)
     for label, (kind, layers) in kinds.items():
         model, optimizer = a_run(kind, layers=layers)
         alone = fit(model, optimizer, TRAIN, TEST, label=label, verbose=False, **settings)
@@ -168,7 +168,7 @@ def test_verbose_prints_a_line_an_evaluation(capsys):
     run(n_iters=4, eval_every=2, label="mine", verbose=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("mine  iteration     4  train loss ")
+    assert lines[1].startswith("mine     iteration     4  train loss ")
     run(n_iters=4, eval_every=2)
     assert capsys.readouterr().out == ""
 
@@ -233,7 +233,7 @@ def test_divergence_is_a_result(capsys):
     assert history.evaluations[-1]["iteration"] < 200
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
-        f"wild  diverged: the loss is not finite since iteration {history.diverged_at}; the run"
+        f"wild     diverged: the loss is not finite since iteration {history.diverged_at}; the run"
     )
 
 
@@ -295,8 +295,9 @@ class Failing(RNNModel):
         raise ArithmeticError("this model fails")
 
 
+@pytest.mark.parametrize("order", [["bad", "good"], ["good", "bad"]])
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_fit_all_hands_on_an_error_and_stops_the_others(n_jobs):
+def test_fit_all_hands_on_an_error_and_stops_the_others(n_jobs, order):
     torch.manual_seed(0)
     failing = Failing(4, 100, 1, 3)
     steps = []
@@ -311,8 +312,9 @@ def test_fit_all_hands_on_an_error_and_stops_the_others(n_jobs):
         "bad": (failing, torch.optim.SGD(failing.parameters(), lr=0.1)),
         "good": (model, Counting(model.parameters(), lr=0.1)),
     }
+    ordered = {label: runs[label] for label in order}
     with pytest.raises(ArithmeticError, match="this model fails"):
-        fit_all(runs, TRAIN, TEST, n_jobs=n_jobs, n_iters=20_000, device="cpu", verbose=False)
+        fit_all(ordered, TRAIN, TEST, n_jobs=n_jobs, n_iters=20_000, device="cpu", verbose=False)
     assert len(steps) < 20_000
 
 
@@ -426,3 +428,24 @@ def test_bad_data_is_refused(which, n_inputs, n_labels):
         f"{which} needs as many labels as inputs, and at least one; "
         f"got {n_inputs} inputs and {n_labels} labels"
     )
+
+
+def test_evaluate_refuses_an_empty_set_and_restores_the_mode_after_an_error():
+    with pytest.raises(ValueError, match="as many labels as inputs, and at least one; got 0 inputs"):
+        evaluate(with_dropout(), TEST[0][:0], TEST[1][:0])
+    failing = Failing(4, 3, 1, 3).train()
+    with pytest.raises(ArithmeticError):
+        evaluate(failing, *TEST)
+    assert failing.training
+
+
+def test_divergence_in_the_last_update_is_noticed():
+    model, _ = a_run()
+    optimizer = torch.optim.SGD(model.parameters(), lr=float("inf"))
+    assert fit(model, optimizer, TRAIN, TEST, n_iters=1, device="cpu").diverged_at == 1
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, None])
+def test_seed_that_is_no_integer_is_refused(seed):
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        fit(*a_run(), TRAIN, TEST, seed=seed)
