@@ -23,7 +23,7 @@ test: install
 
 verify: install
 	$(BIN)/pytest -q -m network tests
-	$(NBVAL) -q --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout=1800
+	$(NBVAL) -q --nbval-cell-timeout=1800
 
 install: .venv/installed
 
@@ -34,7 +34,8 @@ install: .venv/installed
 	touch $@
 
 lab: install
-	$(BIN)/jupyter lab --ip=localhost notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
 # Refresh the committed outputs and figures from one clean run at the default parameters.
 outputs: install

@@ -249,7 +249,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model, inputs, labels, *, criterion=None, batch_size=1000):
+def evaluate(model, inputs, labels, *, criterion=None, batch_size=500):
     """Loss, accuracy and predictions of `model`, without building a graph for gradients.
 
     Parameters
