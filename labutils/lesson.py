@@ -253,6 +253,8 @@ def _compare(answer, expected, mistakes, rtol, atol):
         if same(answer, _as_array(wrong)):
             return f"wrong: {message}"
     if answer.shape != expected.shape:
+        if expected.shape == ():
+            return f"wrong: one number is needed, got {answer.size} in a list or array"
         hint = "; transpose it" if same(answer.T, expected) else ""
         return f"wrong: the shape should be {expected.shape}, got {answer.shape}{hint}"
     if not np.isfinite(answer).all():

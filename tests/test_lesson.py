@@ -379,6 +379,7 @@ def test_exercise_right(answer, expected, capsys):
         (1, 0, "off by one"),
         ([1, 2, 3], [1, 2], "the shape should be (2,), got (3,)"),
         (3.0, [3.0], "the shape should be (1,), got ()"),
+        ([3.0], 3.0, "one number is needed, got 1 in a list or array"),
         (TRANSPOSED, MATRIX, "the shape should be (2, 3), got (3, 2); transpose it"),
         (2 * TRANSPOSED, MATRIX, "the shape should be (2, 3), got (3, 2)"),
         (math.nan, 3.0, "it contains nan or infinity"),
