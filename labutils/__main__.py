@@ -36,9 +36,8 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
     notebook's own rules before anything runs.
     """
     paths = [course.find(name) for name in notebooks] or course.notebooks()
-    parameters = {
-        path.stem: dict(course.quick_parameters().get(path.stem) or {}) if quick else {} for path in paths
-    }
+    small = course.quick_parameters() if quick else {}
+    parameters = {path.stem: dict(small.get(path.stem, {})) for path in paths}
     from_file = _read_parameters(file) if file else {}
     for path in paths:
         parameters[path.stem].update(from_file)

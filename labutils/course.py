@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -76,10 +76,9 @@ class Job:
 
 @dataclass
 class Summary:
-    """What `run` did: the jobs, and where their notebooks, pages and table lie."""
+    """What `run` did with each notebook."""
 
-    jobs: list = field(default_factory=list)
-    output: Path | None = None
+    jobs: list
 
     @property
     def failed(self):
@@ -136,11 +135,12 @@ def read_rules(notebook):
 
 def parse_value(text, rule):
     """Turn the text of a command-line option into the type that the rule asks for, where it can be."""
-    kind = rule if rule is bool else type(rule[0]) if isinstance(rule[0], str) else rule[0]
-    if kind is bool:
+    if rule is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(rule[0], str):
+        return text
     try:
-        return kind(text)
+        return rule[0](text)
     except ValueError:
         return text
 
@@ -245,7 +245,7 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
     finally:
         _remember_seconds(output, queue)
     publish(output)
-    return Summary(queue, output)
+    return Summary(queue)
 
 
 def collect(folder):
@@ -261,9 +261,7 @@ def collect(folder):
         One row a record: the notebook, its parameters, its results, and where they come from.
     """
     rows = []
-    for path in sorted(Path(folder).glob("*.ipynb")):
-        if path.stem.endswith(".failed"):
-            continue
+    for path in _executed(folder):
         for cell in _code_cells(read(path)):
             for output in cell.outputs:
                 content = output.get("data", {}).get(lesson.RECORD_TYPE)
@@ -281,16 +279,19 @@ def publish(output):
     """Write ``results.csv``, one HTML page for each executed notebook, and an index of them, under `output`."""
     from labutils import pages  # nbconvert takes seconds to import, and only pages need it
 
-    executed = [path for path in sorted((output / "notebooks").glob("*.ipynb")) if ".failed" not in path.name]
     results = collect(output / "notebooks")
     (output / "pages").mkdir(exist_ok=True)
     write(output / "results.csv", results.to_csv(index=False))
     entries = []
-    for path in executed:
-        node = read(path)
-        write(output / "pages" / f"{path.stem}.html", pages.notebook_page(node, title(path)))
+    for path in _executed(output / "notebooks"):
+        write(output / "pages" / f"{path.stem}.html", pages.notebook_page(read(path), title(path)))
         entries.append((path.stem, title(path), *minutes(path)))
     write(output / "pages" / "index.html", pages.index_page(entries, results))
+
+
+def _executed(folder):
+    """The notebooks in a folder that ran to their end, in order."""
+    return [path for path in sorted(Path(folder).glob("*.ipynb")) if not path.stem.endswith(".failed")]
 
 
 def _execute_all(queue, output, jobs, timeout):

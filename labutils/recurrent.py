@@ -6,10 +6,11 @@ is made anew for every batch, so it has no history to cut off.
 """
 
 import math
-import numbers
 
 import torch
 from torch import nn
+
+from labutils.training import check_counts
 
 
 class RNNModel(nn.Module):
@@ -40,9 +41,7 @@ class RNNModel(nn.Module):
 
     def __init__(self, input_dim, hidden_dim, layer_dim, output_dim, nonlinearity="relu"):
         super().__init__()
-        _check_dimensions(
-            input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim
-        )
+        check_counts(input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim)
         if nonlinearity not in ("relu", "tanh"):
             raise ValueError(f"nonlinearity must be 'relu' or 'tanh', got {nonlinearity!r}")
         self.rnn = nn.RNN(input_dim, hidden_dim, layer_dim, batch_first=True, nonlinearity=nonlinearity)
@@ -81,9 +80,7 @@ class LSTMModel(nn.Module):
 
     def __init__(self, input_dim, hidden_dim, layer_dim, output_dim):
         super().__init__()
-        _check_dimensions(
-            input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim
-        )
+        check_counts(input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim)
         self.lstm = nn.LSTM(input_dim, hidden_dim, layer_dim, batch_first=True)
         self.fc = nn.Linear(hidden_dim, output_dim)
 
@@ -133,9 +130,3 @@ def set_forget_bias(model, value):
         getattr(model.lstm, f"bias_ih_l{layer}")[forget] = value
         getattr(model.lstm, f"bias_hh_l{layer}")[forget] = 0.0
     return model
-
-
-def _check_dimensions(**dimensions):
-    for name, value in dimensions.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")

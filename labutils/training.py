@@ -140,7 +140,7 @@ def fit(
     TypeError
         If the seed is not an integer.
     """
-    _check_counts(n_iters=n_iters, batch_size=batch_size, eval_every=eval_every)
+    check_counts(n_iters=n_iters, batch_size=batch_size, eval_every=eval_every)
     if not isinstance(seed, numbers.Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")
     if clip_norm is not None and not (isinstance(clip_norm, numbers.Real) and clip_norm > 0):
@@ -219,7 +219,7 @@ def fit_all(runs, train, test, *, n_jobs=2, **settings):
     dict of str to History
         In the order of `runs`.
     """
-    _check_counts(n_jobs=n_jobs)
+    check_counts(n_jobs=n_jobs)
     sizes = {label: sum(p.numel() for p in model.parameters()) for label, (model, _) in runs.items()}
     stop = threading.Event()
     with ThreadPoolExecutor(n_jobs) as pool:
@@ -273,7 +273,7 @@ def evaluate(model, inputs, labels, *, criterion=None, batch_size=500):
     ValueError
         If there are no samples, or not as many labels as inputs.
     """
-    _check_counts(batch_size=batch_size)
+    check_counts(batch_size=batch_size)
     _check_pair(inputs, labels, "the data set")
     criterion = criterion or nn.CrossEntropyLoss()
     device = next(model.parameters()).device
@@ -339,7 +339,8 @@ def _check_pair(inputs, labels, name):
         )
 
 
-def _check_counts(**counts):
+def check_counts(**counts):
+    """Raise a ValueError that names the first of the values that is not a positive integer."""
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
