@@ -1,8 +1,11 @@
 """What a notebook cell calls: set-up, parameter checks, figures, records, bands and exercise checks."""
 
 import ast
+import base64
 import difflib
+import html
 import inspect
+import io
 import json
 import math
 import numbers
@@ -10,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +21,7 @@ import numpy as np
 import threadpoolctl
 import torch
 from cycler import cycler
-from IPython.display import display
+from IPython.display import HTML, display
 
 from labutils import __version__
 
@@ -134,6 +138,95 @@ def show(figure, alt, save_as=None):
     if folder and save_as:
         figure.savefig(Path(folder) / f"{save_as}.png", metadata={"Software": None})
     plt.close(figure)
+
+
+def image_grid(images, n_columns=10, *, titles=None, symmetric=False, width=9.0):
+    """Figure of small square images in a grid.
+
+    Parameters
+    ----------
+    images : array-like, shape (n, side, side) or (n, side ** 2)
+    n_columns : int
+    titles : sequence of str, optional
+        One above each image.
+    symmetric : bool
+        Whether values have a sign (filters, components): each image is then scaled by its own largest
+        absolute value, and drawn from blue (negative) over white (zero) to red.
+    width : float
+        Of the figure, in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    images = np.asarray(images, dtype=float)
+    if images.ndim == 2 and round(images.shape[1] ** 0.5) ** 2 == images.shape[1]:
+        images = images.reshape(len(images), round(images.shape[1] ** 0.5), -1)
+    if images.ndim != 3:
+        raise ValueError(f"images must have the shape (n, side, side) or (n, side ** 2), got {images.shape}")
+    n_columns = min(n_columns, len(images))
+    n_rows = -(-len(images) // n_columns)
+    height = width / n_columns * n_rows * (1.0 if titles is None else 1.25)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False)
+    for number, ax in enumerate(axes.flat):
+        ax.set_axis_off()
+        if number >= len(images):
+            continue
+        image = images[number]
+        if symmetric:
+            limit = np.abs(image).max() or 1.0
+            ax.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        else:
+            ax.imshow(image)
+        if titles is not None:
+            ax.set_title(titles[number], fontsize=9)
+    return figure
+
+
+def play(sounds, rate):
+    """Display a row of players, one for each sound, with its name above it.
+
+    Parameters
+    ----------
+    sounds : dict of str to array-like, shape (n_samples,)
+        Each is centred and scaled to the same loudness.
+    rate : int
+        Samples per second.
+    """
+    players = []
+    for name, sound in sounds.items():
+        name = html.escape(name)
+        players.append(
+            f'<figure style="margin:0"><figcaption>{name}</figcaption>'
+            f'<audio controls aria-label="{name}" style="width:13em" src="{_wav_address(sound, rate)}"></audio></figure>'
+        )
+    display(HTML(f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(players)}</div>'))
+
+
+def slide(draw, **choices):
+    """Let the reader move sliders that redraw a figure; without ipywidgets, draw it once.
+
+    Parameters
+    ----------
+    draw : callable
+        Called with one value of each choice by name; returns the figure and its alternative text.
+    **choices
+        For each argument of `draw` the list of its values; the middle one comes first.
+    """
+    start = {name: values[len(values) // 2] for name, values in choices.items()}
+    try:
+        import ipywidgets
+    except ImportError:
+        print("Sliders need the package ipywidgets (pip install ipywidgets); this is one position of them.")
+        show(*draw(**start))
+        return
+    sliders = {
+        name: ipywidgets.SelectionSlider(
+            options=values, value=start[name], description=name, continuous_update=False
+        )
+        for name, values in choices.items()
+    }
+    ipywidgets.interact(lambda **values: show(*draw(**values)), **sliders)
 
 
 def record(**results):
@@ -279,6 +372,20 @@ def _has_gap(answer):
     if isinstance(answer, list | tuple):
         return any(_has_gap(item) for item in answer)
     return answer is None or answer is ...
+
+
+def _wav_address(sound, rate):
+    """A sound as 8-bit WAV, in a data address."""
+    sound = np.asarray(sound, dtype=float) - np.mean(sound)
+    scaled = sound / (4 * sound.std() or 1.0)  # peaks beyond four standard deviations are cut
+    samples = np.round(127.5 + 127 * np.clip(scaled, -1, 1)).astype(np.uint8)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(1)
+        wav.setframerate(rate)
+        wav.writeframes(samples.tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _as_array(value):

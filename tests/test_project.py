@@ -66,7 +66,8 @@ def test_conda_takes_the_tested_versions(environment):
 
 
 def test_the_lock_pins_every_dependency_inside_its_range(project, pins):
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *(line for extra in extras for line in extra)]
     wrong = {}
     for requirement in map(Requirement, requirements):
         version = pins.get(canonicalize_name(requirement.name))

@@ -44,6 +44,7 @@ import torch
 from torch import nn
 
 from labutils import data, training
+from labutils.data import image_sets
 from labutils.recurrent import LSTMModel
 
 LAYERS = {"A": 1, "B": 2, "C": 3}
@@ -117,7 +118,7 @@ def make_runs(model_class, seed):
 
 def measure_lab(n_iters, seed):
     """Train the three models as the lab does; return times and accuracies."""
-    torchvision = data._torchvision()
+    torchvision = image_sets._torchvision()
     to_tensor = torchvision.transforms.ToTensor()
     root = data.cache_folder()
     train = torchvision.datasets.MNIST(root, train=True, transform=to_tensor)
@@ -219,7 +220,7 @@ def measure(n_iters, seed):
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": data._torchvision().__version__,
+            "torchvision": image_sets._torchvision().__version__,
         },
     }
 

