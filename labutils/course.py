@@ -30,6 +30,7 @@ from labutils import data, lesson
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 QUICK = ROOT / "tests" / "quick.yml"
+_WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 _UNKNOWN_SECONDS = 20  # guess for a notebook of which nothing is known yet
 _RULE_TYPES = {"int": int, "float": float, "bool": bool}
 
@@ -373,8 +374,16 @@ async def _execute(job, output, timeout):
             raise asyncio.CancelledError from None
         job.error = _why(error, client, job)
     job.seconds = job.elapsed
+    _drop_sliders(node)
     write(failed if job.error else target, nbformat.writes(node) + "\n")
     _say(f"{job.name}: {'FAILED' if job.error else 'done'} in {_clock(job.seconds)}")
+
+
+def _drop_sliders(node):
+    """Take out interactive controls: without their kernel they are dead, and a static figure shows the same."""
+    node.metadata.pop("widgets", None)
+    for cell in _code_cells(node):
+        cell.outputs = [o for o in cell.outputs if _WIDGET_TYPE not in o.get("data", {})]
 
 
 def _with_parameters(job):

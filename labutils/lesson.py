@@ -226,7 +226,17 @@ def slide(draw, **choices):
         )
         for name, values in choices.items()
     }
-    ipywidgets.interact(lambda **values: show(*draw(**values)), **sliders)
+    # Not ipywidgets.interact: its Output widget makes nbclient, and so papermill, hang now and then.
+    picture = ipywidgets.HTML()
+
+    def redraw(_):
+        figure, alt = draw(**{name: slider.value for name, slider in sliders.items()})
+        picture.value = _image_tag(figure, alt)
+
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    redraw(None)
+    display(ipywidgets.VBox([*sliders.values(), picture]))
 
 
 def record(**results):
@@ -372,6 +382,15 @@ def _has_gap(answer):
     if isinstance(answer, list | tuple):
         return any(_has_gap(item) for item in answer)
     return answer is None or answer is ...
+
+
+def _image_tag(figure, alt):
+    """A figure as an HTML image; closes the figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    plt.close(figure)
+    content = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{content}">'
 
 
 def _wav_address(sound, rate):

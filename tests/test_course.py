@@ -221,6 +221,21 @@ def test_run_that_falls_back_to_the_bundled_subset_says_so_on_the_page(tmp_path)
     assert course.collect(tmp_path / "out" / "notebooks").loc[0, "dataset"] == "mnist-mini"
 
 
+def test_slider_is_left_out_of_the_executed_notebook_and_the_page(tmp_path):
+    notebook = make_notebook(
+        tmp_path / "01_slider.ipynb",
+        'lesson.check_parameters(n=(int, 1, 10))\nprint("before")\n'
+        'lesson.slide(lambda q: (plt.figure(), "A figure with nothing in it."), q=[1, 2])',
+        parameters="n: int = 1  # a number\nfrom labutils import lesson\nimport matplotlib.pyplot as plt",
+    )
+    assert course.run([notebook], {}, tmp_path / "out").failed == []
+    (executed,) = (tmp_path / "out" / "notebooks").glob("*.ipynb")
+    node = nbformat.read(executed, as_version=4)
+    assert "widgets" not in node.metadata
+    assert [output.output_type for output in node.cells[-1].outputs] == ["stream"]
+    assert "interactive(" not in (tmp_path / "out" / "pages" / "01_slider.html").read_text(encoding="utf-8")
+
+
 def test_time_left_counts_what_runs_side_by_side():
     jobs = [
         course.Job(course.NOTEBOOKS / f"{n}.ipynb", {}, expected) for n, expected in (("a", 100), ("b", 60))

@@ -1,14 +1,18 @@
 """What a notebook cell calls: set-up, parameters, figures, records, bands, exercise checks."""
 
+import base64
+import io
 import json
 import math
 import sys
+import wave
 from types import FunctionType
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
 from IPython.utils.capture import capture_output
@@ -28,7 +32,7 @@ def shell(tmp_path, monkeypatch):
     config = Config()
     config.HistoryManager.hist_file = ":memory:"
     shell = InteractiveShell.instance(config=config)
-    shell.display_formatter.active_types = ["text/plain", "image/png"]
+    shell.display_formatter.active_types = ["text/plain", "text/html", "image/png"]
     select_figure_formats(shell, {"png"})
     shell.run_cell("from labutils.lesson import *", store_history=True)
     yield shell
@@ -433,3 +437,83 @@ def test_authors_mistakes_for_words_ignore_case(capsys):
 def test_expect_without_a_band_is_refused():
     with pytest.raises(ValueError, match="give at_least or at_most"):
         lesson.expect("accuracy", 1.0)
+
+
+# --- grids of images, players, sliders --------------------------------------------------------------------
+
+
+def test_image_grid_has_one_axis_for_each_image_and_titles():
+    figure = lesson.image_grid(np.random.default_rng(0).random((7, 16)), 4, titles=list("abcdefg"))
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == list("abcdefg")
+    assert len(figure.axes) == 8
+    assert shown[0].images[0].get_array().shape == (4, 4)
+    plt.close(figure)
+
+
+def test_signed_images_are_white_at_zero():
+    figure = lesson.image_grid([[[-1.0, 0.0], [0.0, 4.0]], np.zeros((2, 2))], symmetric=True)
+    drawn, empty = (ax.images[0] for ax in figure.axes)
+    assert drawn.get_clim() == (-4, 4)
+    assert empty.get_clim() == (-1, 1)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("images", [np.zeros(9), np.zeros((2, 8)), np.zeros((1, 2, 2, 3))])
+def test_images_that_are_not_square_are_refused(images):
+    with pytest.raises(ValueError, match="images must have the shape"):
+        lesson.image_grid(images)
+
+
+def test_players_carry_names_and_the_sound(shell):
+    tone = 5 + 3 * np.sin(np.linspace(0, 40, 4000))
+    with capture_output() as captured:
+        lesson.play({"a <tone>": tone, "silence": np.zeros(10)}, rate=8000)
+    page = BeautifulSoup(captured.outputs[0].data["text/html"], "html.parser")
+    players = page.find_all("audio")
+    assert [player["aria-label"] for player in players] == ["a <tone>", "silence"]
+    assert [caption.text for caption in page.find_all("figcaption")] == ["a <tone>", "silence"]
+    kind, _, content = players[0]["src"].partition(";base64,")
+    assert kind == "data:audio/wav"
+    with wave.open(io.BytesIO(base64.b64decode(content))) as file:
+        assert file.getframerate() == 8000
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.uint8) - 127.5
+    assert np.corrcoef(samples, tone)[0, 1] > 0.999
+    assert abs(samples.mean()) < 1
+
+
+@pytest.fixture
+def drawn():
+    """A function for `slide` that notes its calls."""
+    calls = []
+
+    def draw(**values):
+        calls.append(values)
+        return figure(), ALT
+
+    draw.calls = calls
+    return draw
+
+
+def test_slider_starts_in_the_middle_and_redraws_when_moved(drawn, monkeypatch):
+    displayed = []
+    monkeypatch.setattr(lesson, "display", displayed.append)
+    lesson.slide(drawn, q=[1, 2, 5], angle=[0.0, 0.5])
+    first, second, picture = displayed[0].children
+    assert (first.description, second.description) == ("q", "angle")
+    assert drawn.calls == [{"q": 2, "angle": 0.5}]
+    image = BeautifulSoup(picture.value, "html.parser").img
+    assert image["alt"] == ALT
+    assert base64.b64decode(image["src"].partition(",")[2]).startswith(b"\x89PNG")
+    first.value = 5
+    assert drawn.calls[-1] == {"q": 5, "angle": 0.5}
+    assert plt.get_fignums() == []
+
+
+def test_without_ipywidgets_the_figure_is_drawn_once(shell, drawn, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with capture_output() as captured:
+        lesson.slide(drawn, q=[1, 2, 5])
+    assert drawn.calls == [{"q": 2}]
+    assert "Sliders need the package ipywidgets" in captured.stdout
+    assert any("image/png" in output.data for output in captured.outputs)
