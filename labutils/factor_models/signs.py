@@ -1,4 +1,4 @@
-"""Linear factor models: what scikit-learn lacks."""
+"""The sign of a component is arbitrary; this settles it the same way everywhere."""
 
 import numpy as np
 
