@@ -115,6 +115,25 @@ def test_fastica_recovers_the_sources_from_any_mixture(kind):
         assert LESSON["amari_index"](R @ K @ W) == pytest.approx(error, abs=1e-4)
 
 
+def test_fastica_can_stop_half_way_between_very_skewed_sources():
+    """What the lesson says of skewed sources: one start ends at the sources, another half-way."""
+    H = (np.random.default_rng(0).random((N, 2)) < 0.2).astype(float)
+    Z, K = LESSON["whiten"](H)
+    runs = [LESSON["fastica"](Z, np.random.default_rng(seed)) for seed in range(20)]
+    assert max(n_iters for _, n_iters in runs) < 200
+    indices = np.array([LESSON["amari_index"](R @ K) for R, _ in runs])
+    assert np.all((indices < 0.05) | (indices > 0.8))
+    assert 0 < np.sum(indices > 0.8) < 20
+
+
+@pytest.mark.parametrize("kind", ["Laplace", "uniform"])
+def test_fastica_leaves_a_point_half_way_between_symmetric_sources(kind):
+    Z, K = LESSON["whiten"](_sources(kind, q=2))
+    for seed in range(20):
+        R, _ = LESSON["fastica"](Z, np.random.default_rng(seed))
+        assert LESSON["amari_index"](R @ K) < 0.05
+
+
 def test_fastica_returns_an_orthogonal_matrix(X):
     Z, _ = LESSON["whiten"](X)
     R, _ = LESSON["fastica"](Z, np.random.default_rng(0), n_iters=20)
