@@ -129,7 +129,7 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         unchecked = self._validate(X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
         starts = _starts(lengths, len(unchecked))
-        moments = _Moments(unchecked[0])
+        moments = _Moments(unchecked.shape[1])
         moments.add(unchecked, starts)
         if not moments.are_finite():  # seen without another pass over the data
             self._validate(X, reset=True)
@@ -164,7 +164,7 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         first = not hasattr(self, "_moments")
         X = self._validate(X, reset=first)
-        moments = _Moments(X[0]) if first else self._moments
+        moments = _Moments(X.shape[1]) if first else self._moments
         moments.add(X, [0] if first or new_sequence else [])
         self._keep(moments)
         return self
@@ -297,16 +297,14 @@ class _Moments:
     """Mean, covariance and mean product of steps of a series that comes in chunks.
 
     Rows are gathered into blocks of a fixed size: sums are then the same to the last bit, whatever the chunks.
-    The rows of a block are centred on the mean of all blocks before it (the first on its first row, then on its
-    own mean), and the sums moved to the new mean after each block; so that data far from zero lose no digits,
-    and a constant column becomes zero exactly.
+    The rows of a block are centred on the mean of all blocks before it (the first on its own), and the sums moved
+    to the new mean after each block; so that data far from zero lose no digits.
     """
 
-    def __init__(self, first_row):
-        n_features = len(first_row)
+    def __init__(self, n_features):
         self.n_samples = self.n_steps = 0
         self._n_summed = 0  # rows in the sums; the others wait in the block
-        self._centre = first_row.astype(float)
+        self._centre = np.zeros(n_features)
         self._products = np.zeros((n_features, n_features))  # of rows less the centre
         self._step_products = np.zeros((n_features, n_features))
         self._rows = np.zeros((1 + _BLOCK_ROWS, n_features))  # the row before the block, then the block
