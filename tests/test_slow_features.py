@@ -306,6 +306,17 @@ def test_steps_between_sequences_do_not_count(lengths):
     assert SlowFeatureAnalysis().fit(X).delta_values_[0] > 2 * sfa.delta_values_[0]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_changes_only_between_sequences_has_a_delta_of_zero(seed):
+    rng = np.random.default_rng(seed)
+    label, noise = np.repeat(rng.standard_normal(20), 50), rng.standard_normal((1000, 4))
+    X = np.column_stack([label + noise.sum(axis=1), noise])
+    sfa = SlowFeatureAnalysis().fit(X, lengths=[50] * 20)
+    assert 0 <= sfa.delta_values_[0] < 1e-12
+    assert sfa.delta_values_[1] > 1
+    assert correlation(sfa.transform(X)[:, 0], label) > 1 - 1e-12
+
+
 def test_lengths_pass_through_a_pipeline():
     X, _ = wiskott_sejnowski()
     pipeline = make_pipeline(PolynomialFeatures(2, include_bias=False), SlowFeatureAnalysis())
@@ -388,7 +399,7 @@ def test_more_components_than_the_data_have_directions_are_refused():
 def test_values_that_are_not_finite_are_refused_and_do_no_harm(row, n_samples, value):
     X = slow_series(n_samples, 3)
     bad = X.copy()
-    bad[row, 1] = value
+    bad[[row, -1], 1] = value
     with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
         SlowFeatureAnalysis().fit(bad)
     sfa = SlowFeatureAnalysis().partial_fit(X)

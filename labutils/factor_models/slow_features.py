@@ -68,6 +68,9 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Variances have 1 / n_samples, not 1 / (n_samples - 1): the features have unit variance as numpy.var has it.
 
+    Features of equal Delta, such as sine and cosine of the angle of a steady rotation, are determined up to a
+    rotation among them.
+
     References
     ----------
     .. [1] Wiskott and Sejnowski, "Slow Feature Analysis: Unsupervised Learning of Invariances", Neural
@@ -319,8 +322,7 @@ class _Moments:
         while begin < len(X):
             end = min(begin + _BLOCK_ROWS - self._n_rows, len(X))
             to = 1 + self._n_rows
-            with np.errstate(invalid="ignore"):  # infinite values are found in the sums
-                np.subtract(X[begin:end], self._centre, out=self._rows[to : to + end - begin])
+            np.subtract(X[begin:end], self._centre, out=self._rows[to : to + end - begin])
             here = starts[bisect_left(starts, begin) : bisect_left(starts, end)]
             self._starts += [start - begin + self._n_rows for start in here]
             self._n_rows += end - begin
@@ -333,7 +335,7 @@ class _Moments:
     def are_finite(self):
         return bool(np.isfinite(self._products).all() and np.isfinite(self._rows[1 : 1 + self._n_rows]).all())
 
-    @np.errstate(over="ignore", invalid="ignore")
+    @np.errstate(over="ignore", invalid="ignore")  # fit looks for such values in the sums
     def _sums(self):
         """Number of rows, mean, products of rows and of steps, with the block."""
         rows = self._rows[1 : 1 + self._n_rows]
