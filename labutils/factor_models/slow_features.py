@@ -20,9 +20,10 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     """Linear slow feature analysis (SFA) of a time series.
 
     Finds the linear functions y_j(t) = w_j . (x(t) - mean) of the input that vary most slowly in time: they
-    minimise Delta(y_j), the mean of (y_j(t + 1) - y_j(t))^2, one after the other, where each y_j has zero mean
-    and unit variance and is uncorrelated with those before it [1]_. The w_j solve the generalised eigenproblem
-    A w = Delta B w, where A is the mean of (x(t + 1) - x(t)) (x(t + 1) - x(t))' and B the covariance of x.
+    minimise Delta(y_j), the mean of (y_j(t + 1) - y_j(t))^2, one after the other, where each y_j has zero
+    mean and unit variance and is uncorrelated with those before it [1]_. The w_j solve the generalised
+    eigenproblem A w = Delta B w, where A is the mean of (x(t + 1) - x(t)) (x(t + 1) - x(t))' and B the
+    covariance of x.
 
     Nonlinear functions are had by expanding the input first, for instance with
     :class:`sklearn.preprocessing.PolynomialFeatures`; see the example.
@@ -62,11 +63,12 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Notes
     -----
-    The data are read once, in blocks; two matrices (n_features, n_features) are kept of them. Sums are taken
-    over the same blocks however the data come in, so that `fit` and any sequence of `partial_fit` agree to
-    the last bit.
+    The data are read once, in blocks (a numpy.memmap will do); two matrices (n_features, n_features) are kept
+    of them. Sums are taken over the same blocks however the data come in, so that `fit` and any sequence of
+    `partial_fit` agree to the last bit.
 
-    Variances have 1 / n_samples, not 1 / (n_samples - 1): the features have unit variance as numpy.var has it.
+    Variances have 1 / n_samples, not 1 / (n_samples - 1): the features have unit variance as numpy.var has
+    it.
 
     Features of equal Delta, such as sine and cosine of the angle of a steady rotation, are determined up to a
     rotation among them.
@@ -117,8 +119,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         y : None
             Ignored.
         lengths : array-like of int, shape (n_sequences,), default=None
-            If X holds several sequences one after the other: their lengths, which add up to n_samples. The step
-            from one sequence to the next does not count.
+            If X holds several sequences one after the other: their lengths, which add up to n_samples. The
+            step from one sequence to the next does not count.
 
         Returns
         -------
@@ -127,8 +129,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            If X is not finite, has fewer than two samples in a row or does not vary, `n_components` exceeds its
-            rank, or `lengths` do not add up to n_samples.
+            If X is not finite, has fewer than two samples in a row or does not vary, `n_components` exceeds
+            its rank, or `lengths` do not add up to n_samples.
         """
         unchecked = self._validate(X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
         starts = _starts(lengths, len(unchecked))
@@ -153,7 +155,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         y : None
             Ignored.
         new_sequence : bool, default=False
-            Whether a new sequence begins with this chunk, so that the step to its first sample does not count.
+            Whether a new sequence begins with this chunk, so that the step to its first sample does not
+            count.
 
         Returns
         -------
@@ -299,9 +302,9 @@ def _starts(lengths, n_samples):
 class _Moments:
     """Mean, covariance and mean product of steps of a series that comes in chunks.
 
-    Rows are gathered into blocks of a fixed size: sums are then the same to the last bit, whatever the chunks.
-    The rows of a block are centred on the mean of all blocks before it (the first on its own), and the sums moved
-    to the new mean after each block; so that data far from zero lose no digits.
+    Rows are gathered into blocks of a fixed size: sums are then the same to the last bit, whatever the
+    chunks. The rows of a block are centred on the mean of all blocks before it (the first on its own), and
+    the sums moved to the new mean after each block; so that data far from zero lose no digits.
     """
 
     def __init__(self, n_features):

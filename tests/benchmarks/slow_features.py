@@ -16,9 +16,9 @@ two products
     `X.T @ X` and `steps.T @ steps`, of `steps` that are there already. NumPy computes one triangle of such a
     product and copies it to the other.
 
-Times are those of the processor, which on one thread are the wall times of a machine with nothing else to do;
-wall times are in the JSON file. Memory is the peak of what `fit` allocates (tracemalloc), relative to the data.
-MDP is left out: its last release, 3.6, does not import on current NumPy.
+Ratios are of processor times, which on one thread are the wall times of a machine with nothing else to do.
+Memory is the peak of what `fit` allocates (tracemalloc), relative to the data. MDP is left out: its last
+release, 3.6, does not import on current NumPy.
 
 The exit status is 0 whether or not the targets are met: this is a measurement, not a test.
 """
@@ -165,8 +165,9 @@ def measure(n_samples, n_features, repeats, seed):
 def report(result):
     """The result as a short table."""
     settings, times, memory = result["settings"], result["times"], result["memory_of_data"]
+    n_samples, n_features = settings["n_samples"], settings["n_features"]
     lines = [
-        f"{settings['n_samples']:,} x {settings['n_features']} float64, {settings['repeats']} rounds, one thread",
+        f"{n_samples:,} x {n_features} float64, {settings['repeats']} rounds, one thread",
         ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         f"BLAS: {'; '.join(result['blas'])}"
         + "".join(f"; {name}={value}" for name, value in result["environment"].items()),
@@ -186,15 +187,16 @@ def report(result):
             f"Load average of the last minute, on {result['cores']} cores: {result['load_average']:.2f}"
         )
     lines.append(f"Largest 1 - |correlation| with a feature of sklearn-sfa: {result['disagreement']:.1e}")
-    if (settings["n_samples"], settings["n_features"]) != (N_SAMPLES, N_FEATURES):
+    if (n_samples, n_features) != (N_SAMPLES, N_FEATURES):
         lines.append(f"The targets are meant for {N_SAMPLES:,} x {N_FEATURES}.")
     targets = {
-        "speed_up": f"Times as fast as sklearn-sfa: at least {SPEED_UP_TARGET}; measured {result['speed_up']:.1f}",
-        "of_two_products": f"Times the two products: at most {PRODUCTS_TARGET}; measured "
-        f"{result['of_two_products']:.2f}",
-        "memory_of_data": f"Memory beyond the data: at most {MEMORY_TARGET} of it; measured {memory['labutils']:.2f}",
+        "speed_up": ("Times as fast as sklearn-sfa: at least", SPEED_UP_TARGET, result["speed_up"]),
+        "of_two_products": ("Times the two products: at most", PRODUCTS_TARGET, result["of_two_products"]),
+        "memory_of_data": ("Memory beyond the data: at most", MEMORY_TARGET, memory["labutils"]),
     }
-    lines += [f"{line}: {'met' if result['met'][name] else 'missed'}" for name, line in targets.items()]
+    for name, (what, target, measured) in targets.items():
+        verdict = "met" if result["met"][name] else "missed"
+        lines.append(f"{what} {target}; measured {measured:.2f}: {verdict}")
     return "\n".join(lines)
 
 
