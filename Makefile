@@ -44,6 +44,7 @@ outputs: install
 	$(NBSTRIPOUT) notebooks/*.ipynb
 
 bench: install
+	$(BIN)/python tests/benchmarks/slow_features.py
 	$(BIN)/python tests/benchmarks/lab_loop.py
 
 clean:
