@@ -1,26 +1,29 @@
 """Slow feature analysis of time series, in one pass over the data."""
 
 import numbers
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.linalg.blas import dsyrk
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from labutils.factor_models.signs import fix_signs
 
-_BLOCK_ROWS = 512  # so that a block of some hundred columns stays in the cache
+_BLOCK_ROWS = 1024  # enough for fast products, few enough for a hundred columns to stay in the cache
+_ROUNDING = 10 * np.finfo(float).eps  # a column that varies by less, relative to its mean, is constant
 
 
 class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Linear slow feature analysis (SFA) of a time series.
 
     Finds the linear functions y_j(t) = w_j . (x(t) - mean) of the input that vary most slowly in time: they
-    minimise Delta(y_j), the mean of (y_j(t + 1) - y_j(t))^2, one after the other, where each y_j has zero mean
-    and unit variance and is uncorrelated with those before it [1]_. The w_j solve the generalised eigenproblem
-    A w = Delta B w, where A is the mean of (x(t + 1) - x(t)) (x(t + 1) - x(t))' and B the covariance of x.
+    minimise Delta(y_j), the mean of (y_j(t + 1) - y_j(t))^2, one after the other, where each y_j has zero
+    mean and unit variance and is uncorrelated with those before it [1]_. The w_j solve the generalised
+    eigenproblem A w = Delta B w, where A is the mean of (x(t + 1) - x(t)) (x(t + 1) - x(t))' and B the
+    covariance of x.
 
     Nonlinear functions are had by expanding the input first, for instance with
     :class:`sklearn.preprocessing.PolynomialFeatures`; see the example.
@@ -60,11 +63,15 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     Notes
     -----
-    The data are read once, in blocks; two matrices (n_features, n_features) are kept of them. Sums are taken
-    over the same blocks however the data come in, so that `fit` and any sequence of `partial_fit` agree to
-    the last bit.
+    The data are read once, in blocks (a numpy.memmap will do); two matrices (n_features, n_features) are kept
+    of them. Sums are taken over the same blocks however the data come in, so that `fit` and any sequence of
+    `partial_fit` agree to the last bit.
 
-    Variances have 1 / n_samples, not 1 / (n_samples - 1): the features have unit variance as numpy.var has it.
+    Variances have 1 / n_samples, not 1 / (n_samples - 1): the features have unit variance as numpy.var has
+    it.
+
+    Features of equal Delta, such as sine and cosine of the angle of a steady rotation, are determined up to a
+    rotation among them.
 
     References
     ----------
@@ -112,8 +119,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         y : None
             Ignored.
         lengths : array-like of int, shape (n_sequences,), default=None
-            If X holds several sequences one after the other: their lengths, which add up to n_samples. The step
-            from one sequence to the next does not count.
+            If X holds several sequences one after the other: their lengths, which add up to n_samples. The
+            step from one sequence to the next does not count.
 
         Returns
         -------
@@ -122,14 +129,17 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            If X is not finite, has fewer than two samples in a row or does not vary, `n_components` exceeds its
-            rank, or `lengths` do not add up to n_samples.
+            If X is not finite, has fewer than two samples in a row or does not vary, `n_components` exceeds
+            its rank, or `lengths` do not add up to n_samples.
         """
-        X = self._validate(X, reset=True, at_least=2)
-        starts = _starts(lengths, len(X))
-        self._moments = _Moments(X.shape[1])
-        self._take(X, starts)
-        self._solve()
+        unchecked = self._validate(X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
+        starts = _starts(lengths, len(unchecked))
+        moments = _Moments(unchecked.shape[1])
+        moments.add(unchecked, starts)
+        if not moments.are_finite():  # seen without another pass over the data
+            self._validate(X, reset=True)
+        self._keep(moments)
+        self._solution = self._solve()
         return self
 
     def partial_fit(self, X, y=None, *, new_sequence=False):
@@ -145,7 +155,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         y : None
             Ignored.
         new_sequence : bool, default=False
-            Whether a new sequence begins with this chunk, so that the step to its first sample does not count.
+            Whether a new sequence begins with this chunk, so that the step to its first sample does not
+            count.
 
         Returns
         -------
@@ -155,13 +166,13 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ------
         ValueError
             If X is not finite or has another number of features than the chunks before. The chunk then does
-            not count.
+            not count. What else `fit` refuses is raised when the result is asked for.
         """
         first = not hasattr(self, "_moments")
-        X = self._validate(X, reset=first, at_least=1)
-        if first:
-            self._moments = _Moments(X.shape[1])
-        self._take(X, [0] if first or new_sequence else [])
+        X = self._validate(X, reset=first)
+        moments = _Moments(X.shape[1]) if first else self._moments
+        moments.add(X, [0] if first or new_sequence else [])
+        self._keep(moments)
         return self
 
     def transform(self, X):
@@ -177,7 +188,7 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        solution = self._solve()
+        solution = self._solved()
         Y = np.empty((len(X), len(solution.components)))
         for begin in range(0, len(X), _BLOCK_ROWS):
             rows = slice(begin, begin + _BLOCK_ROWS)
@@ -198,12 +209,12 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ndarray, shape (n_samples, n_features)
         """
         check_is_fitted(self)
-        solution = self._solve()
-        Y = np.asarray(Y, dtype=float)
-        if Y.ndim != 2 or Y.shape[1] != len(solution.components):
+        solution = self._solved()
+        Y = check_array(Y, dtype=float, input_name="Y")
+        if Y.shape[1] != len(solution.components):
             raise ValueError(
-                f"Y must have the shape (n_samples, {len(solution.components)}), as transform returns it, "
-                f"got {Y.shape}"
+                f"Y must have {len(solution.components)} columns, one a component, as transform returns it, "
+                f"got {Y.shape[1]}"
             )
         X = Y @ solution.mixing.T
         X += solution.mean
@@ -211,56 +222,63 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @property
     def components_(self):
-        return self._solve().components
+        return self._solved().components
 
     @property
     def delta_values_(self):
-        return self._solve().delta_values
+        return self._solved().delta_values
 
     @property
     def mean_(self):
-        return self._solve().mean
+        return self._solved().mean
 
     @property
     def mixing_(self):
-        return self._solve().mixing
+        return self._solved().mixing
 
     @property
     def rank_(self):
-        return self._solve().rank
+        return self._solved().rank
 
     @property
     def n_components_(self):
-        return len(self._solve().components)
+        return len(self._solved().components)
 
     @property
     def _n_features_out(self):
         return self.n_components_
 
-    def _validate(self, X, reset, at_least):
-        n_components = self.n_components
-        if n_components is not None:
-            _check_n_components(n_components)
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_moments")
+
+    def _validate(self, X, **how):
+        if self.n_components is not None:
+            _check_n_components(self.n_components)
         if not isinstance(self.tol, numbers.Real) or not 0 < self.tol < 1:
             raise ValueError(f"tol must be a number between 0 and 1, got {self.tol!r}")
-        X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=at_least)
-        if n_components is not None and n_components > X.shape[1]:
+        X = validate_data(self, X, dtype=[np.float64, np.float32], **how)
+        if self.n_components is not None and self.n_components > X.shape[1]:
             raise ValueError(
-                f"n_components={n_components} exceeds the number of features, {X.shape[1]}: choose at most that"
+                f"n_components={self.n_components} exceeds the number of features of X, {X.shape[1]}: "
+                "choose at most that"
             )
         return X
 
-    def _take(self, X, starts):
-        self._moments.add(X, starts)
-        self._solution = None
-        self.n_samples_seen_ = self._moments.n_samples
-        self.n_steps_seen_ = self._moments.n_steps
+    def _keep(self, moments):
+        self._moments, self._solution = moments, None
+        self.n_samples_seen_, self.n_steps_seen_ = moments.n_samples, moments.n_steps
 
     def _solve(self):
+        return _solve(*self._moments.totals(), self.n_components, self.tol)
+
+    def _solved(self):
         """What the samples seen so far give, computed when it is first needed after new ones."""
         check_is_fitted(self)
         if self._solution is None:
-            self._solution = _solve(*self._moments.totals(), self.n_components, self.tol)
+            try:
+                self._solution = self._solve()
+            except ValueError as error:  # as an AttributeError too, so that hasattr and dir work meanwhile
+                raise NotFittedError(str(error)) from None
         return self._solution
 
 
@@ -284,71 +302,65 @@ def _starts(lengths, n_samples):
 class _Moments:
     """Mean, covariance and mean product of steps of a series that comes in chunks.
 
-    Rows are gathered into blocks of a fixed size: sums are then the same to the last bit, whatever the chunks.
-    Each block is centred on its own mean and merged with those before it, as by Chan, Golub and LeVeque (1983);
-    so that data far from zero lose no digits.
+    Rows are gathered into blocks of a fixed size: sums are then the same to the last bit, whatever the
+    chunks. The rows of a block are centred on the mean of all blocks before it (the first on its own), and
+    the sums moved to the new mean after each block; so that data far from zero lose no digits.
     """
 
     def __init__(self, n_features):
         self.n_samples = self.n_steps = 0
-        self._n_merged = 0
-        self._mean = np.zeros(n_features)  # of what is merged, less the shift
-        self._scatter = np.zeros((n_features, n_features), order="F")  # lower triangle
-        self._steps = np.zeros((n_features, n_features), order="F")  # lower triangle
-        self._shift = None  # the first sample: a constant column becomes zero without rounding
-        self._rows = None  # one row before the block, then the block
+        self._n_summed = 0  # rows in the sums; the others wait in the block
+        self._centre = np.zeros(n_features)
+        self._products = np.zeros((n_features, n_features))  # of rows less the centre
+        self._step_products = np.zeros((n_features, n_features))
+        self._rows = np.zeros((1 + _BLOCK_ROWS, n_features))  # the row before the block, then the block
         self._n_rows = 0
         self._starts = []
 
     def add(self, X, starts):
         """Take the next rows; `starts` are those among them with which a sequence begins."""
-        if self._shift is None:
-            self._shift = X[0].astype(float)
-            self._rows = np.zeros((1 + _BLOCK_ROWS, X.shape[1]))
-        begin, starts = 0, np.asarray(starts, dtype=int)
         self.n_samples += len(X)
         self.n_steps += len(X) - len(starts)
+        begin = 0
         while begin < len(X):
             end = min(begin + _BLOCK_ROWS - self._n_rows, len(X))
-            here = slice(1 + self._n_rows, 1 + self._n_rows + end - begin)
-            np.subtract(X[begin:end], self._shift, out=self._rows[here])
-            within = starts[(starts >= begin) & (starts < end)]
-            self._starts += (within - begin + self._n_rows).tolist()
+            to = 1 + self._n_rows
+            np.subtract(X[begin:end], self._centre, out=self._rows[to : to + end - begin])
+            here = starts[bisect_left(starts, begin) : bisect_left(starts, end)]
+            self._starts += [start - begin + self._n_rows for start in here]
             self._n_rows += end - begin
-            begin = end
             if self._n_rows == _BLOCK_ROWS:
-                self._n_merged, self._mean = self._merge(self._scatter, self._steps)
-                self._rows[0] = self._rows[-1]
+                self._n_summed, self._centre, self._products, self._step_products = self._sums()
                 self._n_rows, self._starts = 0, []
+                self._rows[0] = X[end - 1] - self._centre
+            begin = end
 
-    def _merge(self, scatter, steps):
-        """Add the rows of the block to `scatter` and `steps`; return the new number of samples and mean."""
-        rows = self._rows[: 1 + self._n_rows]
-        difference = np.diff(rows, axis=0)
-        difference[self._starts] = 0
-        dsyrk(1.0, difference.T, beta=1.0, c=steps, lower=1, overwrite_c=1)
-        block = rows[1:]
-        mean = block.mean(axis=0)
-        dsyrk(1.0, (block - mean).T, beta=1.0, c=scatter, lower=1, overwrite_c=1)
-        total = self._n_merged + len(block)
-        shift = mean - self._mean
-        scatter += np.outer(shift, shift) * (self._n_merged * len(block) / total)
-        return total, self._mean + shift * (len(block) / total)
+    def are_finite(self):
+        return bool(np.isfinite(self._products).all() and np.isfinite(self._rows[1 : 1 + self._n_rows]).all())
+
+    @np.errstate(over="ignore", invalid="ignore")  # fit looks for such values in the sums
+    def _sums(self):
+        """Number of rows, mean, products of rows and of steps, with the block."""
+        rows = self._rows[1 : 1 + self._n_rows]
+        steps = rows - self._rows[: self._n_rows]
+        steps[self._starts] = 0
+        centre = self._centre
+        if self._n_summed == 0:
+            mean = rows.mean(axis=0)
+            rows, centre = rows - mean, centre + mean
+        n_summed = self._n_summed + len(rows)
+        total = np.ones(len(rows)) @ rows  # faster than rows.sum(axis=0)
+        products = rows.T @ rows
+        products += self._products
+        products -= np.outer(total, total / n_summed)
+        step_products = steps.T @ steps
+        step_products += self._step_products
+        return n_summed, centre + total / n_summed, products, step_products
 
     def totals(self):
         """Number of steps, mean, covariance, mean product of steps."""
-        scatter, steps, mean = self._scatter, self._steps, self._mean
-        if self._n_rows:
-            scatter, steps = scatter.copy(order="F"), steps.copy(order="F")
-            _, mean = self._merge(scatter, steps)
-        n_steps = max(self.n_steps, 1)
-        return self.n_steps, mean + self._shift, _full(scatter) / self.n_samples, _full(steps) / n_steps
-
-
-def _full(lower):
-    """The symmetric matrix with this lower triangle."""
-    lower = np.tril(lower)
-    return lower + np.tril(lower, -1).T
+        n_summed, mean, products, step_products = self._sums()
+        return self.n_steps, mean, products / n_summed, step_products / max(self.n_steps, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,13 +376,13 @@ def _solve(n_steps, mean, covariance, steps, n_components, tol):
     """Whiten, then rotate to the directions in which the whitened data move least."""
     if n_steps == 0:
         raise ValueError("slow features need at least 2 samples in a row, and there were none")
-    std = np.sqrt(np.diag(covariance))
-    if not np.isfinite(std).all():
+    if not (np.isfinite(covariance).all() and np.isfinite(steps).all()):
         raise ValueError("the values of X are too large: their squares are infinite")
-    varies = std > 0
+    std = np.sqrt(np.maximum(np.diag(covariance), 0))
+    varies = std > _ROUNDING * np.abs(mean)
     if not varies.any():
         raise ValueError("X does not vary: each of its columns is constant")
-    scale = np.where(varies, std, 1)
+    scale = np.where(varies, std, np.inf)
     variances, axes = eigh(covariance / scale / scale[:, None])
     kept = variances > tol * variances[-1]
     rank = int(kept.sum())
