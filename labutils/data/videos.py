@@ -15,6 +15,7 @@ _BODY = (  # ellipses of the zebra: centre and half-axes in pixels, from the mid
 )
 _REACH = (9.0, 14.5)  # pixels of the zebra to the left and to the right of the middle of its body
 _STRIPE = 5.0  # pixels from one black stripe to the next
+_SHIFT = 0.78  # pixels by which the stripes are shifted, so that the zebra is as much black as white
 _LARGEST_ZOOM = 1.4
 
 
@@ -53,10 +54,13 @@ def zebra_video(n_frames, *, width=64, speed=0.3, noise_std=0.05, seed=0):
     middle = _reflect(rng.uniform(low, high) + np.cumsum(_velocity(n_frames, speed, 40, rng)), low, high)
     x = np.arange(width) - middle[:, None, None]
     y = np.arange(20)[:, None] - 9.0
+    outside = np.full((n_frames, 20, width), np.inf)  # below 1 inside the nearest ellipse, above outside
+    for centre_x, centre_y, half_x, half_y in _BODY:
+        ellipse = np.hypot((x - centre_x) / half_x, (y - centre_y) / half_y)
+        np.minimum(outside, ellipse, out=outside)
     # The outline is softened by about a pixel, so that the picture changes smoothly as the zebra moves.
-    outside = np.min([np.hypot((x - cx) / a, (y - cy) / b) for cx, cy, a, b in _BODY], axis=0)
     zebra = 1 / (1 + np.exp(6 * (outside - 1)))
-    frames = 0.5 + 0.5 * zebra * np.tanh(2 * np.cos(2 * np.pi * x / _STRIPE))
+    frames = 0.5 + 0.5 * zebra * np.tanh(2 * np.cos(2 * np.pi * (x + _SHIFT) / _STRIPE))
     frames += noise_std * rng.standard_normal(frames.shape)
     return frames, (middle - low) / (high - low)
 
