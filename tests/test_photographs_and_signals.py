@@ -88,6 +88,25 @@ def test_patches_that_do_not_exist_are_refused(arguments, sentence):
         data.natural_patches(**arguments)
 
 
+def test_scrambled_picture_is_gaussian_and_keeps_the_spectrum():
+    for shape in ((64, 80), (63, 81)):
+        image = data.photographs()["china"][: shape[0], : shape[1]]
+        scrambled = data.scramble_phases(image, seed=1)
+        assert scrambled.shape == shape
+        np.testing.assert_allclose(np.abs(np.fft.fft2(scrambled)), np.abs(np.fft.fft2(image)), atol=1e-9)
+        assert abs(np.corrcoef(scrambled.ravel(), image.ravel())[0, 1]) < 0.3
+    image = data.photographs()["china"]
+    before = image.copy()
+    scrambled = data.scramble_phases(image)
+    np.testing.assert_array_equal(image, before)
+    assert kurtosis(np.diff(image).ravel()) > 5
+    assert abs(kurtosis(np.diff(scrambled).ravel())) < 0.1
+    np.testing.assert_array_equal(scrambled, data.scramble_phases(image, seed=0))
+    assert not np.array_equal(scrambled, data.scramble_phases(image, seed=1))
+    with pytest.raises(ValueError, match="image must be a two-dimensional array of finite numbers"):
+        data.scramble_phases(np.full((4, 4), np.inf))
+
+
 def test_sounds_are_standardised_nearly_uncorrelated_and_of_different_shapes():
     made = data.sounds(seconds=2.0, rate=8000)
     assert list(made) == ["siren", "melody", "drum", "voice"]
@@ -120,3 +139,28 @@ def test_sounds_come_from_a_seed():
 def test_sounds_too_short_or_too_coarse_are_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         data.sounds(**arguments)
+
+
+@pytest.mark.parametrize("timescale", [3, 30.5])
+def test_smooth_noise_has_the_correlations_of_its_window(timescale):
+    signal = data.smooth_noise(100_000, timescale, seed=2)
+    assert signal.mean() == pytest.approx(0, abs=1e-12)
+    assert signal.std() == pytest.approx(1)
+    for lag in (1, int(timescale), int(3 * timescale)):
+        expected = np.exp(-((lag / timescale) ** 2) / 4)
+        assert np.mean(signal[lag:] * signal[:-lag]) == pytest.approx(expected, abs=0.1)
+    np.testing.assert_array_equal(signal, data.smooth_noise(100_000, timescale, seed=2))
+    assert not np.array_equal(signal, data.smooth_noise(100_000, timescale, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((1, 3), "n_samples must be at least 2, got 1"),
+        ((9, 0), "timescale must be a finite number above 0, got 0"),
+        ((9, np.nan), "timescale must be a finite number above 0, got nan"),
+    ],
+)
+def test_smooth_noise_that_makes_no_sense_is_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        data.smooth_noise(*arguments)

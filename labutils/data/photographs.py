@@ -71,6 +71,38 @@ def whiten_image(image, cutoff=0.4):
     return whitened / whitened.std()
 
 
+def scramble_phases(image, seed=0):
+    """Gaussian noise with the spectrum of a picture: the amplitudes are kept, the phases drawn at random.
+
+    Parameters
+    ----------
+    image : array-like, shape (height, width)
+    seed : int
+        Seed of the phases.
+
+    Returns
+    -------
+    numpy.ndarray, shape (height, width), float64
+        With the mean and the variance of the picture.
+
+    Raises
+    ------
+    ValueError
+        If the image is not a finite two-dimensional array.
+    """
+    image = np.asarray(image, dtype=float)
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise ValueError(
+            f"image must be a two-dimensional array of finite numbers, got one of shape {image.shape}"
+        )
+    # The phases of real noise, because those of a real picture come in pairs of opposite sign.
+    noise = np.fft.rfft2(np.random.default_rng(seed).standard_normal(image.shape))
+    noise[0, 0] = 1
+    noise = noise / np.abs(noise)
+    scrambled = np.fft.irfft2(np.abs(np.fft.rfft2(image - image.mean())) * noise, image.shape)
+    return image.mean() + scrambled
+
+
 def natural_patches(n_patches, patch_size, *, whiten=True, images=None, seed=0):
     """Cut square patches at random places out of photographs.
 

@@ -1,6 +1,7 @@
 """Signals made from a seed."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 _SCALE = 2 ** (np.array([0, 4, 7, 12, 7, 4]) / 12)  # steps of a melody, as ratios of frequencies
 _FORMANTS = ((800, 1200), (300, 2300))  # Hz, of a spoken a and i: two resonances of the throat and the mouth
@@ -44,6 +45,40 @@ def sounds(seconds=2.0, rate=8000, seed=0):
         "voice": _voice(t),
     }
     return {name: (sound - sound.mean()) / sound.std() for name, sound in made.items()}
+
+
+def smooth_noise(n_samples, timescale, seed=0):
+    """A Gaussian signal that changes slowly and never repeats.
+
+    White noise is smoothed with a Gaussian window.
+
+    Parameters
+    ----------
+    n_samples : int
+        At least 2.
+    timescale : float
+        Standard deviation of the window in samples, above 0. Samples further apart than about three of it are
+        all but independent.
+    seed : int
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_samples,), float64
+        With mean 0 and variance 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two samples or the timescale is not positive.
+    """
+    if not n_samples >= 2:
+        raise ValueError(f"n_samples must be at least 2, got {n_samples!r}")
+    if not 0 < timescale < np.inf:
+        raise ValueError(f"timescale must be a finite number above 0, got {timescale!r}")
+    margin = int(np.ceil(4 * timescale))  # which the window needs on both sides
+    noise = np.random.default_rng(seed).standard_normal(n_samples + 2 * margin)
+    signal = gaussian_filter1d(noise, timescale)[margin : margin + n_samples]
+    return (signal - signal.mean()) / signal.std()
 
 
 def _melody(t):
