@@ -2,5 +2,6 @@
 
 from labutils.factor_models.signs import fix_signs
 from labutils.factor_models.slow_features import SlowFeatureAnalysis
+from labutils.factor_models.sparse_coding import LISTA, fista, ista, kkt_violation, lasso_objective
 
-__all__ = ["SlowFeatureAnalysis", "fix_signs"]
+__all__ = ["LISTA", "SlowFeatureAnalysis", "fista", "fix_signs", "ista", "kkt_violation", "lasso_objective"]
