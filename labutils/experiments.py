@@ -7,6 +7,7 @@ and the table is replaced whole after each run, so that a sweep can be stopped a
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -122,7 +123,7 @@ def train(run, *, n_iters=None, device="auto", verbose=False):
     -------
     torch.nn.Module, training.History
     """
-    images = data.mnist(run.dataset, allow_subset=False)
+    images = _images(run.dataset)
     train_part, test_part = images.train, images.test
     if run.validation:
         test_part = tuple(part[-N_VALIDATION:] for part in train_part)
@@ -151,6 +152,11 @@ def train(run, *, n_iters=None, device="auto", verbose=False):
     return model, history
 
 
+@functools.cache
+def _images(dataset):
+    return data.mnist(dataset, allow_subset=False)
+
+
 def row(run, device="auto"):
     """Train one run, and give its row of the table: settings, results, provenance.
 
@@ -159,10 +165,13 @@ def row(run, device="auto"):
     dict
         ``accuracy_500``, ``test_loss_500`` and ``train_loss_500`` (mean since the evaluation before) and so on
         hold the evaluations; ``accuracy`` is the last one; ``early_loss`` the mean loss of the first `EARLY`
-        iterations; ``seconds`` the wall time, evaluations included.
+        iterations; ``seconds`` the wall time, evaluations included, and ``cpu_seconds`` the time that the processor worked,
+        which other work on the machine changes less.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # where the data came from, once for each run
-        model, history = train(run, device=device)
+    with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
+        _images(run.dataset)
+    start = time.process_time()
+    model, history = train(run, device=device)
     evaluations = {
         f"{quantity}_{evaluation['iteration']}": evaluation[quantity]
         for evaluation in history.evaluations
@@ -178,6 +187,7 @@ def row(run, device="auto"):
         "diverged_at": history.diverged_at,
         "early_loss": sum(early) / len(early),
         "seconds": round(history.seconds, 2),
+        "cpu_seconds": round(time.process_time() - start, 2),
         **evaluations,
         "device": str(training.pick_device(device)),
         **origin,
