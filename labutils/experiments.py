@@ -1,6 +1,6 @@
 """The runs behind the comparison of recurrent networks: declared once, repeated by one command, kept in tables.
 
-    python -m labutils.experiments six_models
+    labutils train six_models
 
 fills ``notebooks/results/six_models.csv``, a row a run. Runs that the table holds already are not repeated,
 and the table is replaced whole after each run, so that a sweep can be stopped at any time and taken up again.
@@ -11,12 +11,10 @@ import functools
 import io
 import itertools
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import click
 import joblib
 import pandas as pd
 import torch
@@ -284,20 +282,3 @@ def _estimate(runs, device):
         # the few iterations are little more than the evaluation that follows them
         seconds[model] = max(0.0, more - few) / 20 + few / _EVAL_EVERY
     return sum(seconds[run.model] * run.n_iters for run in runs)
-
-
-@click.command()
-@click.argument("experiment", type=click.Choice(list(EXPERIMENTS)))
-@click.option("--table", type=click.Path(path_type=Path), help="CSV file [notebooks/results/EXPERIMENT.csv].")
-@click.option("-j", "--jobs", default=2, show_default=True, help="Runs trained at the same time.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-def main(experiment, table, jobs, device):
-    """Train the runs of EXPERIMENT that its table lacks."""
-    try:
-        sweep(EXPERIMENTS[experiment](), table or RESULTS / f"{experiment}.csv", n_jobs=jobs, device=device)
-    except (ValueError, data.DataError) as error:
-        sys.exit(f"labutils.experiments: {error}")
-
-
-if __name__ == "__main__":
-    main()
