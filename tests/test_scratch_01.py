@@ -81,6 +81,11 @@ def test_samples_are_decoder_times_factors_plus_offset_plus_noise():
     np.testing.assert_allclose(without_noise, H @ W.T + b, rtol=1e-12)
 
 
+def test_unknown_prior_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"prior must be one of gaussian, .*, got 'cauchy'$"):
+        LESSON["sample_lfm"](np.ones((2, 1)), 0, "cauchy", 1, 4, np.random.default_rng(0))
+
+
 def test_same_generator_gives_same_samples():
     W = np.ones((2, 1))
     draws = [LESSON["sample_lfm"](W, 0, "gaussian", 1, 4, np.random.default_rng(3))[0] for _ in range(2)]
