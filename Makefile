@@ -1,6 +1,7 @@
 # make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
 # make verify every stored output compared at the default parameters, and the fetching of data
+# make sweep  trains the runs that notebooks/results/ lacks (about an hour from nothing; can be interrupted and taken up again)
 # make lab    opens JupyterLab at notebook 00
 
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-key
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 
-.PHONY: run test verify install lab outputs bench clean
+.PHONY: run test verify install lab outputs sweep bench clean
 
 run: install
 	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
@@ -42,6 +43,9 @@ outputs: install
 	LABUTILS_FIGURES=$(CURDIR)/figures $(BIN)/labutils run --output build
 	cp build/notebooks/[0-9][0-9]_*.ipynb notebooks/
 	$(NBSTRIPOUT) notebooks/*.ipynb
+
+sweep: install
+	$(BIN)/labutils train six_models
 
 bench: install
 	$(BIN)/python tests/benchmarks/slow_features.py

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from labutils import __version__, course, data
+from labutils import __version__, course, data, experiments
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +59,32 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
 def get_data(dataset):
     """Fetch DATASET (mnist, if none is named) into the data cache, or say that it is there."""
     click.echo(data.mnist(dataset, allow_subset=False))
+
+
+@cli.command()
+@click.argument("experiment", type=click.Choice(list(experiments.EXPERIMENTS)))
+@click.option(
+    "--table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="CSV file  [default: notebooks/results/EXPERIMENT.csv]",
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Models at a time."
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
+def train(experiment, table, jobs, device):
+    """Train the runs of EXPERIMENT that its table of results lacks, and add a row for each.
+
+    It says beforehand how long that takes, and can be interrupted and started again at any time.
+    """
+    table = table or experiments.RESULTS / f"{experiment}.csv"
+    try:
+        experiments.sweep(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
+    except ValueError as error:
+        raise course.RunError(error) from None
+    click.echo(f"Table: {table}")
 
 
 def _split(pair):

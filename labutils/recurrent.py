@@ -130,3 +130,55 @@ def set_forget_bias(model, value):
         getattr(model.lstm, f"bias_ih_l{layer}")[forget] = value
         getattr(model.lstm, f"bias_hh_l{layer}")[forget] = 0.0
     return model
+
+
+_RECURRENT_WEIGHTS = {
+    "orthogonal": nn.init.orthogonal_,
+    "identity": nn.init.eye_,
+    "gaussian": lambda block: block.normal_(std=len(block) ** -0.5),
+}
+
+
+@torch.no_grad()
+def set_recurrent_weights(model, kind, *, gain=1.0):
+    """Draw the hidden-to-hidden weights of every layer anew, in place, from torch's global generator.
+
+    Parameters
+    ----------
+    model : RNNModel or LSTMModel
+        Of an LSTM each of the four blocks is drawn on its own.
+    kind : {"orthogonal", "identity", "gaussian"}
+        A random orthogonal matrix; the identity, with the layer's biases set to zero (Le, Jaitly and Hinton
+        2015: with ReLU units, the "IRNN"); or independent entries of variance 1 / hidden_dim.
+    gain : float
+        Factor of the matrix, above 0.
+
+    Returns
+    -------
+    RNNModel or LSTMModel
+        The same model, for chaining.
+
+    Raises
+    ------
+    ValueError
+        If the kind is none of the three, or the gain is not a positive number.
+
+    References
+    ----------
+    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks", ICLR 2014; Le, Jaitly and Hinton, "A simple way to initialize recurrent networks of rectified
+    linear units", arXiv:1504.00941.
+    """
+    if kind not in _RECURRENT_WEIGHTS:
+        raise ValueError(f"kind must be one of {', '.join(_RECURRENT_WEIGHTS)}, got {kind!r}")
+    if not (math.isfinite(gain) and gain > 0):
+        raise ValueError(f"gain must be a positive number, got {gain!r}")
+    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    for layer in range(layers.num_layers):
+        for block in getattr(layers, f"weight_hh_l{layer}").split(layers.hidden_size):
+            _RECURRENT_WEIGHTS[kind](block)
+            block.mul_(gain)
+        if kind == "identity":
+            getattr(layers, f"bias_ih_l{layer}").zero_()
+            getattr(layers, f"bias_hh_l{layer}").zero_()
+    return model

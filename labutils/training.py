@@ -84,6 +84,7 @@ def fit(
     eval_every=500,
     criterion=None,
     clip_norm=None,
+    schedule=None,
     seed=0,
     device="auto",
     label="model",
@@ -115,6 +116,8 @@ def fit(
     clip_norm : float, optional
         Rescale the gradient to this norm wherever it is larger (Pascanu, Mikolov and Bengio 2013).
         Not given, gradients are left alone; ``float("inf")`` only records their norms.
+    schedule : torch.optim.lr_scheduler.LRScheduler, optional
+        Made for `optimizer`; stepped after every update.
     seed : int
         Seed of the shuffling. The model's initial weights are drawn before, by whoever makes the model.
     device : {"auto", "cpu", "cuda", "mps"}
@@ -165,6 +168,8 @@ def fit(
         if clip_norm is not None:
             gradient_norms[iteration - 1] = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
+        if schedule is not None:
+            schedule.step()
         losses[iteration - 1] = loss.detach()
 
         stopped = stop is not None and stop.is_set()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from labutils.recurrent import LSTMModel, RNNModel, set_forget_bias
+from labutils.recurrent import LSTMModel, RNNModel, set_forget_bias, set_recurrent_weights
 
 
 def parameter_shapes(gates, layers):
@@ -181,3 +181,63 @@ def test_set_forget_bias_refuses_what_has_no_forget_gate_and_what_is_not_finite(
         set_forget_bias(RNNModel(2, 3, 1, 2), 1.0)
     with pytest.raises(ValueError, match="value must be a finite number, got nan"):
         set_forget_bias(LSTMModel(2, 3, 1, 2), float("nan"))
+
+
+def recurrent_blocks(model):
+    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    for layer in range(layers.num_layers):
+        yield from getattr(layers, f"weight_hh_l{layer}").split(layers.hidden_size)
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_orthogonal_recurrent_weights(kind, gain):
+    torch.manual_seed(0)
+    model = set_recurrent_weights(kind(4, 20, 2, 3), "orthogonal", gain=gain)
+    blocks = list(recurrent_blocks(model))
+    assert len(blocks) == (8 if kind is LSTMModel else 2)
+    for block in blocks:
+        torch.testing.assert_close(block @ block.T, gain**2 * torch.eye(20), atol=1e-5, rtol=0)
+    assert not torch.equal(blocks[0], blocks[1])
+
+
+def test_identity_recurrent_weights_come_without_biases():
+    model = set_recurrent_weights(RNNModel(4, 20, 2, 3), "identity")
+    for layer in range(2):
+        assert torch.equal(getattr(model.rnn, f"weight_hh_l{layer}"), torch.eye(20))
+        assert not getattr(model.rnn, f"bias_hh_l{layer}").any()
+        assert not getattr(model.rnn, f"bias_ih_l{layer}").any()
+        assert getattr(model.rnn, f"weight_ih_l{layer}").any()
+
+
+def test_gaussian_recurrent_weights_have_the_spectral_radius_of_the_gain():
+    torch.manual_seed(0)
+    model = set_recurrent_weights(RNNModel(4, 400, 1, 3), "gaussian", gain=1.5)
+    assert torch.linalg.eigvals(model.rnn.weight_hh_l0).abs().max().item() == pytest.approx(1.5, rel=0.1)
+
+
+def test_recurrent_weights_come_from_the_global_generator():
+    drawn = []
+    for seed in (1, 1, 2):
+        model = RNNModel(4, 20, 1, 3)
+        torch.manual_seed(seed)
+        drawn.append(set_recurrent_weights(model, "gaussian").rnn.weight_hh_l0)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_recurrent_weights_still_train():
+    model = set_recurrent_weights(LSTMModel(4, 5, 1, 3), "orthogonal")
+    model(torch.rand(2, 6, 4)).sum().backward()
+    assert model.lstm.weight_hh_l0.grad.any()
+
+
+def test_unknown_recurrent_weights_are_refused():
+    with pytest.raises(ValueError, match="kind must be one of orthogonal, identity, gaussian, got 'zeros'"):
+        set_recurrent_weights(RNNModel(4, 5, 1, 3), "zeros")
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, math.nan, math.inf])
+def test_bad_gain_is_refused(gain):
+    with pytest.raises(ValueError, match="gain must be a positive number"):
+        set_recurrent_weights(RNNModel(4, 5, 1, 3), "gaussian", gain=gain)

@@ -272,6 +272,24 @@ def test_infinite_clip_norm_only_records():
     assert all(0 < norm < math.inf for norm in history.gradient_norms)
 
 
+def test_schedule_is_stepped_after_every_update():
+    model, optimizer = a_run(lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step < 3))
+    fit(
+        model,
+        optimizer,
+        TRAIN,
+        TEST,
+        n_iters=10,
+        batch_size=20,
+        device="cpu",
+        verbose=False,
+        schedule=schedule,
+    )
+    three_updates, _ = run(n_iters=3, lr=0.5)
+    assert same_weights(model, three_updates)
+
+
 def test_stop_ends_the_run_after_the_current_iteration():
     stop, seen = threading.Event(), []
 

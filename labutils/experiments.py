@@ -1,0 +1,284 @@
+"""The runs behind the comparison of recurrent networks: declared once, repeated by one command, kept in tables.
+
+    labutils train six_models
+
+fills ``notebooks/results/six_models.csv``, a row a run. Runs that the table holds already are not repeated,
+and the table is replaced whole after each run, so that a sweep can be stopped at any time and taken up again.
+"""
+
+import contextlib
+import functools
+import io
+import itertools
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import joblib
+import pandas as pd
+import torch
+
+from labutils import data, lesson, recurrent, training
+
+RESULTS = Path(__file__).parent.parent / "notebooks" / "results"
+MODELS = {  # name in the lab: cell, nonlinearity, layers
+    "RNN A": ("RNN", "relu", 1),
+    "RNN B": ("RNN", "relu", 2),
+    "RNN C": ("RNN", "tanh", 2),
+    "LSTM A": ("LSTM", "tanh", 1),
+    "LSTM B": ("LSTM", "tanh", 2),
+    "LSTM C": ("LSTM", "tanh", 3),
+}
+EARLY = 300  # iterations whose mean loss is kept, so that a short run can check a row
+N_VALIDATION = 10_000  # training images held out where a choice is to be made
+_HIDDEN_DIM, _BATCH_SIZE, _EVAL_EVERY = 100, 100, 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one training run; their defaults are the lab's protocol.
+
+    Attributes
+    ----------
+    model : str
+        One of `MODELS`.
+    learning_rate : float
+        With ``one_cycle``, the largest one.
+    seed : int
+        Of the initial weights and of the shuffling.
+    clip_norm : float or None
+        As for `training.fit`.
+    n_iters : int
+    optimizer : {"sgd", "adamw"}
+    orthogonal : bool
+        Whether the recurrent weights start as orthogonal matrices.
+    forget_bias : float or None
+        As for `recurrent.set_forget_bias`; None leaves PyTorch's.
+    one_cycle : bool
+        Whether the learning rate rises and falls once over the run (torch's OneCycleLR).
+    validation : bool
+        Whether to train without the last `N_VALIDATION` training images and to test on those.
+    dataset : str
+        As for `data.mnist`.
+    """
+
+    model: str
+    learning_rate: float
+    seed: int
+    clip_norm: float | None = None
+    n_iters: int = 3000
+    optimizer: str = "sgd"
+    orthogonal: bool = False
+    forget_bias: float | None = None
+    one_cycle: bool = False
+    validation: bool = False
+    dataset: str = "mnist"
+
+
+def six_models(seeds=range(5)):
+    """The six models at two learning rates, the RNNs also with clipped gradients."""
+    grid = itertools.product(seeds, (0.1, 0.01), MODELS)
+    return [
+        Run(model, learning_rate, seed, clip_norm)
+        for seed, learning_rate, model in grid
+        for clip_norm in ((None, 1.0) if model.startswith("RNN") else (None,))
+    ]
+
+
+EXPERIMENTS = {"six_models": six_models}
+
+
+def make_model(run):
+    """The untrained model of a run, its weights drawn from the run's seed."""
+    cell, nonlinearity, layer_dim = MODELS[run.model]
+    torch.manual_seed(run.seed)
+    if cell == "RNN":
+        model = recurrent.RNNModel(28, _HIDDEN_DIM, layer_dim, 10, nonlinearity)
+    else:
+        model = recurrent.LSTMModel(28, _HIDDEN_DIM, layer_dim, 10)
+    if run.orthogonal:
+        recurrent.set_recurrent_weights(model, "orthogonal")
+    if run.forget_bias is not None:
+        recurrent.set_forget_bias(model, run.forget_bias)
+    return model
+
+
+def train(run, *, n_iters=None, device="auto", verbose=False):
+    """Train one run.
+
+    Parameters
+    ----------
+    run : Run
+    n_iters : int, optional
+        Stop after so many of the run's iterations.
+    device : str
+        As for `training.pick_device`.
+    verbose : bool
+        As for `training.fit`.
+
+    Returns
+    -------
+    torch.nn.Module, training.History
+    """
+    images = _images(run.dataset)
+    train_part, test_part = images.train, images.test
+    if run.validation:
+        test_part = tuple(part[-N_VALIDATION:] for part in train_part)
+        train_part = tuple(part[:-N_VALIDATION] for part in train_part)
+    model = make_model(run).to(training.pick_device(device))
+    optimizers = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+    optimizer = optimizers[run.optimizer](model.parameters(), lr=run.learning_rate)
+    schedule = None
+    if run.one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.learning_rate, run.n_iters)
+    history = training.fit(
+        model,
+        optimizer,
+        train_part,
+        test_part,
+        n_iters=n_iters or run.n_iters,
+        batch_size=_BATCH_SIZE,
+        eval_every=_EVAL_EVERY,
+        clip_norm=run.clip_norm,
+        schedule=schedule,
+        seed=run.seed,
+        device=device,
+        label=run.model,
+        verbose=verbose,
+    )
+    return model, history
+
+
+@functools.cache
+def _images(dataset):
+    return data.mnist(dataset, allow_subset=False)
+
+
+def row(run, device="auto"):
+    """Train one run, and give its row of the table: settings, results, provenance.
+
+    Returns
+    -------
+    dict
+        ``accuracy_500``, ``test_loss_500`` and ``train_loss_500`` (mean since the evaluation before) and so on
+        hold the evaluations; ``accuracy`` is the last one; ``early_loss`` the mean loss of the first `EARLY`
+        iterations; ``seconds`` the wall time, evaluations included, and ``cpu_seconds`` the time that the processor worked,
+        which other work on the machine changes less.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
+        _images(run.dataset)
+    start = time.process_time()
+    model, history = train(run, device=device)
+    evaluations = {
+        f"{quantity}_{evaluation['iteration']}": evaluation[quantity]
+        for evaluation in history.evaluations
+        for quantity in ("accuracy", "test_loss", "train_loss")
+    }
+    early = history.losses[:EARLY]
+    origin = lesson.provenance()
+    versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions").items())
+    return {
+        **asdict(run),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "accuracy": history.accuracy,
+        "diverged_at": history.diverged_at,
+        "early_loss": sum(early) / len(early),
+        "seconds": round(history.seconds, 2),
+        "cpu_seconds": round(time.process_time() - start, 2),
+        **evaluations,
+        "device": str(training.pick_device(device)),
+        **origin,
+        "versions": versions,
+    }
+
+
+def read(table):
+    """A table of runs as a frame; an empty one if there is no such file."""
+    return pd.read_csv(table) if Path(table).exists() else pd.DataFrame()
+
+
+def runs_of(frame):
+    """The `Run` of each row of a table."""
+    names = [field.name for field in fields(Run)]
+    if frame.empty:
+        return []
+    settings = frame[names].astype(object).where(frame[names].notna(), None)
+    return [Run(**dict(zip(names, values, strict=True))) for values in settings.itertuples(index=False)]
+
+
+def sweep(runs, table, *, n_jobs=2, device="auto"):
+    """Train the runs that a table lacks, several at a time, one thread each, and add a row for each.
+
+    Parameters
+    ----------
+    runs : list of Run
+    table : path-like
+        CSV file; replaced whole after each run.
+    n_jobs : int
+        Processes.
+    device : str
+        As for `training.pick_device`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is not a positive integer or the device is not there.
+    data.DataError
+        If the whole data set cannot be had: its bundled subset does not stand in here.
+    """
+    training.check_counts(n_jobs=n_jobs)
+    table = Path(table)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    frame = read(table)
+    done = set(runs_of(frame))
+    todo = [run for run in runs if run not in done]
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs are in {table.name} already")
+    if not todo:
+        return frame
+    seconds = _estimate(todo, device)
+    minutes = max(1, round(seconds / n_jobs / 60))
+    print(f"{len(todo)} to do, {n_jobs} at a time: about {minutes} minutes", flush=True)
+    todo.sort(key=lambda run: -run.n_iters * _work(run))  # the longest first, so that none is left at the end
+    start = time.monotonic()
+    rows = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        joblib.delayed(row)(run, device) for run in todo
+    )
+    for number, result in enumerate(rows, start=1):
+        frame = pd.concat([frame, pd.DataFrame([result])], ignore_index=True)
+        frame = _in_order(frame, runs)
+        whole = table.with_name(f".{table.name}.{os.getpid()}")
+        frame.to_csv(whole, index=False)
+        os.replace(whole, table)
+        what = {name: result[name] for name in ("model", "learning_rate", "clip_norm", "seed")}
+        settings = " ".join(f"{name}={value}" for name, value in what.items())
+        minutes = (time.monotonic() - start) / 60
+        print(f"[{minutes:5.1f} min] {number}/{len(todo)} {settings}: {result['accuracy']:.2%}", flush=True)
+    return read(table)
+
+
+def _in_order(frame, runs):
+    """The rows in the order of the runs; rows of other runs at the end."""
+    place = {run: number for number, run in enumerate(runs)}
+    order = [place.get(run, len(runs)) for run in runs_of(frame)]
+    return frame.iloc[sorted(range(len(frame)), key=order.__getitem__)]
+
+
+def _work(run):
+    cell, _, layer_dim = MODELS[run.model]
+    return layer_dim * (4 if cell == "LSTM" else 1)
+
+
+def _estimate(runs, device):
+    """Seconds that the runs take, one after the other, from a few iterations of each model."""
+    seconds = {}
+    for model in {run.model for run in runs}:
+        few, more = (row(Run(model, 0.01, seed=0, n_iters=n_iters), device)["seconds"] for n_iters in (3, 23))
+        # the few iterations are little more than the evaluation that follows them
+        seconds[model] = max(0.0, more - few) / 20 + few / _EVAL_EVERY
+    return sum(seconds[run.model] * run.n_iters for run in runs)

@@ -1,0 +1,129 @@
+"""The declared runs, their models, and the sweep that fills a table."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from labutils import experiments
+from labutils.__main__ import cli
+from labutils.experiments import MODELS, Run
+
+TINY = Run("RNN C", 0.1, 0, n_iters=4, dataset="mnist-mini")
+
+
+def tiny(**settings):
+    return dataclasses.replace(TINY, **settings)
+
+
+def test_six_models_at_two_rates_five_seeds_and_the_rnns_also_clipped():
+    runs = experiments.six_models()
+    assert len(set(runs)) == len(runs) == 5 * 2 * (3 * 2 + 3)
+    assert {run.model for run in runs if run.clip_norm is None} == set(MODELS)
+    assert {run.model for run in runs if run.clip_norm} == {"RNN A", "RNN B", "RNN C"}
+    assert {run.n_iters for run in runs} == {3000}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters"),
+    [
+        ("RNN A", 14_010),
+        ("RNN B", 34_210),
+        ("RNN C", 34_210),
+        ("LSTM A", 53_010),
+        ("LSTM B", 133_810),
+        ("LSTM C", 214_610),
+    ],
+)
+def test_models_of_the_lab(name, n_parameters):
+    model = experiments.make_model(Run(name, 0.1, 0))
+    assert sum(p.numel() for p in model.parameters()) == n_parameters
+    if name.startswith("RNN"):
+        assert model.rnn.nonlinearity == ("tanh" if name == "RNN C" else "relu")
+
+
+def test_seed_draws_the_weights():
+    weights = [experiments.make_model(tiny(seed=seed)).fc.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_run_sets_what_it_declares():
+    model = experiments.make_model(Run("LSTM A", 0.1, 0, orthogonal=True, forget_bias=1.0))
+    block = model.lstm.weight_hh_l0[:100]
+    torch.testing.assert_close(block @ block.T, torch.eye(100), atol=1e-5, rtol=0)
+    assert (model.lstm.bias_ih_l0[100:200] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"optimizer": "adamw"}, {"one_cycle": True}, {"clip_norm": 0.01}, {"learning_rate": 0.2}]
+)
+def test_each_setting_changes_the_training(changed):
+    weights = []
+    for run in (TINY, tiny(**changed)):
+        model, _ = experiments.train(run)
+        weights.append(model.fc.weight)
+    assert not torch.equal(*weights)
+
+
+def test_validation_holds_out_training_images(monkeypatch):
+    monkeypatch.setattr(experiments, "N_VALIDATION", 1000)
+    seen = {}
+
+    def fit(model, optimizer, train, test, **settings):
+        seen.update(train=train, test=test)
+
+    monkeypatch.setattr(experiments.training, "fit", fit)
+    experiments.train(tiny(validation=True))
+    images = experiments._images("mnist-mini")
+    assert torch.equal(seen["train"][0], images.train_images[:-1000])
+    assert torch.equal(seen["test"][1], images.train_labels[-1000:])
+
+
+def test_sweep_fills_the_table_and_takes_up_where_it_stopped(tmp_path, capsys):
+    runs = [tiny(seed=seed, clip_norm=clip) for seed in (0, 1) for clip in (None, 1.0)]
+    table = tmp_path / "new" / "runs.csv"
+    first = experiments.sweep(runs[2:], table, n_jobs=1)
+    assert "0 of 2 runs are in runs.csv already" in capsys.readouterr().out
+    both = experiments.sweep(runs, table, n_jobs=2)
+    assert "2 of 4 runs are in runs.csv already" in capsys.readouterr().out
+    assert experiments.runs_of(both) == runs
+    pd.testing.assert_frame_equal(both.iloc[2:].reset_index(drop=True), first, check_dtype=False)
+    assert [path.name for path in table.parent.iterdir()] == ["runs.csv"]
+    again = experiments.sweep(runs, table)
+    pd.testing.assert_frame_equal(again, both)
+
+
+def test_row_holds_settings_results_and_provenance():
+    row = experiments.row(TINY)
+    assert {name: row[name] for name in dataclasses.asdict(TINY)} == dataclasses.asdict(TINY)
+    _, history = experiments.train(TINY)
+    assert row["accuracy"] == row["accuracy_4"] == history.accuracy
+    assert row["early_loss"] == pytest.approx(sum(history.losses) / 4)
+    assert row["n_parameters"] == 34_210
+    assert "torch=" in row["versions"]
+    assert row["device"] in ("cpu", "cuda", "mps")
+
+
+def test_rows_of_other_runs_are_kept(tmp_path):
+    table = tmp_path / "runs.csv"
+    experiments.sweep([tiny(seed=7)], table, n_jobs=1)
+    frame = experiments.sweep([tiny(seed=1)], table, n_jobs=1)
+    assert [run.seed for run in experiments.runs_of(frame)] == [1, 7]
+
+
+@pytest.mark.parametrize("n_jobs", [0, -1, 1.5])
+def test_bad_number_of_jobs_is_refused(n_jobs, tmp_path):
+    with pytest.raises(ValueError, match="n_jobs must be a positive integer"):
+        experiments.sweep([TINY], tmp_path / "runs.csv", n_jobs=n_jobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line_fills_a_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(experiments.EXPERIMENTS, "six_models", lambda: [TINY])
+    table = tmp_path / "runs.csv"
+    result = CliRunner().invoke(cli, ["train", "six_models", "--table", str(table), "--jobs", "1"])
+    assert result.exit_code == 0, result.output
+    assert experiments.runs_of(experiments.read(table)) == [TINY]
