@@ -1,5 +1,6 @@
 """Linear factor models and their relatives: what scikit-learn lacks."""
 
 from labutils.factor_models.signs import fix_signs
+from labutils.factor_models.topographic_ica import TopographicICA, block_neighbourhood, grid_neighbourhood
 
-__all__ = ["fix_signs"]
+__all__ = ["TopographicICA", "block_neighbourhood", "fix_signs", "grid_neighbourhood"]
