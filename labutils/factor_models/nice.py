@@ -34,6 +34,9 @@ class NICE(nn.Module):
 
     Attributes
     ----------
+    shifts : torch.nn.ModuleList
+        The couplings' networks, each from one half of the features to the other. The first adds to the
+        odd-numbered features.
     log_scale : torch.nn.Parameter, shape (n_features,)
 
     References

@@ -69,9 +69,9 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     The data are centred, whitened to z, and turned: sources are h = R z with an orthogonal R that minimises
 
-        mean over samples of  sum_i sqrt(epsilon + sum_j P_ij h_j^2),
+        mean over samples of  sum_i sqrt(epsilon + sum_j G_ij h_j^2),
 
-    where P, the pooling matrix, says how much unit j counts in group i. That is minus the log-likelihood, up
+    where G, the pooling matrix, says how much unit j counts in group i. That is minus the log-likelihood, up
     to constants, of sources that share their strength with the others of their group and have heavy tails.
     With overlapping groups on a grid the sources form a map (Hyvärinen, Hoyer and Inki 2001); with separate
     groups this is independent subspace analysis (Hyvärinen and Hoyer 2000), and with groups of one plain ICA.
@@ -91,7 +91,7 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     radius : int
         Half the side of a neighbourhood on the grid; 0 gives plain ICA. See `grid_neighbourhood`.
     neighbourhood : array-like, shape (n_groups, n_components), optional
-        A pooling matrix P of your own, instead of `grid` and `radius`; entries are at least 0, and each unit
+        A pooling matrix G of your own, instead of `grid` and `radius`; entries are at least 0, and each unit
         belongs to some group. See `block_neighbourhood` for independent subspaces.
     epsilon : float
         Rounds the square root off at 0; sources have variance 1.
@@ -111,7 +111,7 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Pseudo-inverse of `components_`; its columns are the features that sources add up to data.
     mean_ : numpy.ndarray, shape (n_features,)
     neighbourhood_ : numpy.ndarray, shape (n_groups, n_components)
-        The pooling matrix P.
+        The pooling matrix G.
     grid_ : tuple of two int, or None
         Rows and columns of the map; None if `neighbourhood` was given.
     objective_ : float
