@@ -11,10 +11,12 @@ from torch import nn
 
 from labutils.training import check_counts
 
-_CHECK_EVERY = 4  # steps between looks at the duality gap
-_BLOCK_BYTES = 2**18  # of each of the seven arrays that the steps go through: they shall stay in the cache
-_FIRST_CURVATURE = 0.5  # of the largest, at a sample's first step
-_EASE, _EASE_UNTIL = 0.92, 200  # how fast the steps may lengthen again, and until which step they may
+_LOOK_EVERY = 3  # steps between looks at the duality gap
+_BLOCK_BYTES = 2**18  # of each of the seven arrays that a step goes through
+# Of FISTA's steps; found by trying on whitened image patches:
+_FIRST_CURVATURE = 0.5  # share of L with which a sample starts
+_EASE = 0.94  # factor on the curvature from look to look, by which steps lengthen again
+_SLACK = 0.01  # share by which momentum may raise the objective from look to look
 
 
 def ista(X, dictionary, alpha, *, init=None, max_iter=1000, tol=1e-4):
@@ -39,9 +41,9 @@ def ista(X, dictionary, alpha, *, init=None, max_iter=1000, tol=1e-4):
         Steps at most, for each sample.
     tol : float
         A sample is done when its duality gap is at most `tol` times its objective (looked at after every
-        fourth step): no code has an objective lower by more than that fraction. The gap is a bound, and a
-        generous one: with 1e-2 codes are typically within 1e-4 of the least objective, with 1e-4 within
-        1e-8. Where alpha is 0 there is no such bound, and a sample is done when ``abs(dictionary @ (x - h @
+        third step): no code has an objective lower by more than that fraction. The gap is a bound, and a
+        generous one: codes that are done with 1e-2 are typically within 1e-4 of the least objective, with 1e-4
+        within 1e-8. Where alpha is 0 there is no such bound, and a sample is done when ``abs(dictionary @ (x - h @
         dictionary))`` is nowhere larger than `tol` times the largest ``abs(dictionary @ x)``. With 0 all
         steps are made, and nothing is said. Computing in float32, 1e-5 is about the least that is reached.
 
@@ -75,16 +77,16 @@ def fista(X, dictionary, alpha, *, init=None, max_iter=1000, tol=1e-4):
     """Sparse codes by the fast iterative shrinkage-thresholding algorithm, with restarts.
 
     As `ista`, but a step starts from a point beyond the last code h, in the direction in which it moved:
-    ``y = h + k / (k + 3) * (h - previous h)``. Three more things make it fast, for each sample by itself:
+    ``y = h + k / (k + 3) * (h - previous h)`` at step k. Three things are added, for each sample by itself:
 
-    - momentum begins anew (k = 0) where it points uphill (O'Donoghue and Candes);
-    - the length of the steps follows the curvature that the last one met, and so does not depend on directions
-      that the sample's code never takes (a form of backtracking in which steps may lengthen again, as in
-      Scheinberg, Goldfarb and Bai; steps no longer than 1 / L are always allowed);
-    - atoms are taken at length one, with alpha divided by their lengths, so that their scale does not matter.
+    - Momentum begins anew (k = 0) where it points uphill (O'Donoghue and Candes).
+    - Steps are as long as the curvature met on the way allows, which is far less than L where the code stays
+      sparse. They may lengthen again (Scheinberg, Goldfarb and Bai), until that makes the objective rise: then
+      the sample returns to its last code. They are never shorter than 1 / L.
+    - Atoms are taken at length one, with alpha divided by their lengths, so that their scale does not matter.
 
-    A few samples at a time are iterated, so that their arrays stay in the processor's cache, and the next
-    sample takes the place of one that is done.
+    Samples are iterated a few at a time, so that their arrays stay in the processor's cache, and the next one
+    takes the place of one that is done.
 
     Parameters
     ----------
@@ -165,67 +167,38 @@ def kkt_violation(X, dictionary, alpha, code):
 
 
 def _encode(X, dictionary, alpha, init, max_iter, tol, accelerate):
-    """Codes by (F)ISTA: a block of samples is iterated, and where one is done the next takes its place."""
     X, dictionary, alpha, init = _check(X, dictionary, alpha, init, "init")
     check_counts(max_iter=max_iter)
-    if not (isinstance(tol, numbers.Real) and 0 <= tol < math.inf):
-        raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
+    _check_at_least_0("tol", tol)
 
-    # In other units: atoms of length one, which suit steps of one size, and correlations of at most one,
-    # whose squares neither overflow nor vanish.
-    lengths = np.linalg.norm(dictionary, axis=1) if accelerate else np.ones(len(dictionary), X.dtype)
-    lengths[lengths == 0] = 1
+    # In other units: atoms of length one (FISTA only), and correlations of at most one, whose squares neither
+    # overflow nor vanish.
+    lengths = np.linalg.norm(dictionary.astype(float), axis=1) if accelerate else np.ones(len(dictionary))
+    lengths = np.where(lengths > 0, lengths, 1).astype(X.dtype)
     dictionary = dictionary / lengths[:, None]
     codes = X @ dictionary.T  # a sample's correlations with the atoms, until its code takes their place
     scale = max(codes.max(initial=0), -codes.min(initial=0)) or X.dtype.type(1)
     codes /= scale
-    energy = np.square(X / scale).sum(axis=1)
     penalty = alpha / scale / lengths
-    gram = dictionary @ dictionary.T
-    steepest = _largest_eigenvalue(dictionary)
 
     waiting = np.arange(len(X))
     if init is None:  # the code stays zero where no atom matches well enough
         some = (codes > penalty).any(axis=1) | (codes < -penalty).any(axis=1)
         codes[~some] = 0
         waiting = waiting[some]
-    size = min(len(waiting), max(_BLOCK_BYTES // gram[0].nbytes, 16))
-    c, h, h_before, g, g_before, y, work = np.empty((7, size, len(gram)), X.dtype)
-    age, curvature = np.empty((2, size, 1), X.dtype)
-    row, n_steps = np.empty((2, size), int)
-    n, n_failed = 0, 0
-    while n or len(waiting):
-        new, waiting = np.split(waiting, [size - n])
-        fresh = slice(n, n + len(new))
-        n += len(new)
-        row[fresh], n_steps[fresh], age[fresh] = new, 0, 0
-        curvature[fresh] = steepest * (_FIRST_CURVATURE if accelerate else 1)
-        c[fresh] = g[fresh] = codes[new]
-        h[fresh] = 0
-        if init is not None:
-            h[fresh] = init[new] * (lengths / scale)
-            g[fresh] -= h[fresh] @ gram
-        h_before[fresh], g_before[fresh] = h[fresh], g[fresh]
-
-        for _ in range(min(_CHECK_EVERY, max_iter - n_steps[:n].max())):
-            momentum = age[:n] / (age[:n] + 3) if accelerate else 0
-            _step(
-                *(a[:n] for a in (c, h, h_before, g, g_before, y, work, curvature)), momentum, penalty, gram
-            )
-            h, h_before, g, g_before = h_before, h, g_before, g
-            age[:n] += 1
-            n_steps[:n] += 1
-        if accelerate:
-            _adapt(*(a[:n] for a in (h, h_before, g, g_before, y, work, age, curvature, n_steps)), steepest)
-        converged = _converged(*(a[:n] for a in (c, h, g, work)), energy[row[:n]], penalty, tol)
-        finished = converged | (n_steps[:n] == max_iter)
-        if finished.any():
-            codes[row[:n][finished]] = h[:n][finished]
-            n_failed += np.count_nonzero(finished & ~converged)
-            left = n - np.count_nonzero(finished)
-            for a in (c, h, h_before, g, g_before, age, curvature, row, n_steps):
-                a[:left] = a[:n][~finished]
-            n = left
+    block = _Block(len(waiting), dictionary, penalty, accelerate)
+    n_failed = 0
+    while block.n or len(waiting):
+        rows, waiting = np.split(waiting, [block.size - block.n])
+        x, h = X[rows] / scale, 0 if init is None else init[rows] * (lengths / scale)
+        block.admit(rows, codes[rows], np.vecdot(x, x), h)
+        for _ in range(min(_LOOK_EVERY, max_iter - block.n_steps.max())):
+            block.step()
+        converged = block.look(tol)
+        finished = converged | (block.n_steps == max_iter)
+        n_failed += np.count_nonzero(finished & ~converged)
+        codes[block.rows[finished]] = block.h[finished]
+        block.keep(~finished)
     if n_failed and tol > 0:
         warnings.warn(
             f"{n_failed} of {len(X)} samples did not reach tol={tol} within max_iter={max_iter} steps",
@@ -236,48 +209,124 @@ def _encode(X, dictionary, alpha, init, max_iter, tol, accelerate):
     return codes
 
 
-def _step(c, h, h_before, g, g_before, y, work, curvature, momentum, penalty, gram):
-    """Write the next codes over h_before, and the atoms' correlations with their residuals over g_before."""
-    np.subtract(h, h_before, out=y)
-    y *= momentum
-    y += h
-    np.subtract(g, g_before, out=work)  # the correlations at y, since they are affine in the code
-    work *= momentum
-    work += g
-    z = np.multiply(y, curvature, out=h_before)
-    z += work
-    np.minimum(z, penalty, out=work)
-    np.maximum(work, -penalty, out=work)
-    z -= work
-    z /= curvature
-    np.matmul(z, gram, out=g_before)
-    np.subtract(c, g_before, out=g_before)
+class _Block:
+    """Samples iterated side by side: few enough for the cache, enough for fast products.
 
+    The atoms' correlations with a sample are c, those with its residual are g = c - h @ gram, where h is its
+    code. The last step went from y, and led from h_before and g_before to h and g; h_kept is the code at the
+    last look. The number of steps since momentum began is `age`; steps have the length 1 / curvature.
+    """
 
-def _adapt(h, h_before, g, g_before, y, work, age, curvature, n_steps, steepest):
-    """Begin momentum anew where it points uphill; fit the length of the steps to the curvature met."""
-    moved = np.subtract(h, h_before, out=work)
-    y -= h
-    age[np.vecdot(y, moved) > 0] = 0
-    met = np.vecdot(moved, np.subtract(g_before, g, out=y))
-    squared = np.vecdot(moved, moved)
-    np.divide(met, squared, out=met, where=squared > 0)
-    eased = curvature[:, 0] * np.where(n_steps <= _EASE_UNTIL, h.dtype.type(_EASE), 1)
-    curvature[:, 0] = np.minimum(np.maximum(eased, met), steepest)
+    def __init__(self, n_samples, dictionary, penalty, accelerate):
+        self.gram, self.penalty, self.accelerate = dictionary @ dictionary.T, penalty, accelerate
+        self.steepest = _largest_eigenvalue(dictionary)
+        self.size = min(n_samples, max(_BLOCK_BYTES // self.gram[0].nbytes, 16))
+        self._wide = list(np.empty((8, self.size, len(penalty)), penalty.dtype))
+        self._narrow = np.empty((5, self.size), penalty.dtype)
+        self._counts = np.empty((2, self.size), int)
+        self._resize(0)
 
+    def _resize(self, n):
+        """Let the names stand for the first n rows of the arrays."""
+        self.n = n
+        self.h, self.g, self.h_before, self.g_before, self.c, self.h_kept, self.y, self.work = (
+            a[:n] for a in self._wide
+        )
+        self.energy, self.objective, self.age, self.curvature, self.ease = self._narrow[:, :n]
+        self.rows, self.n_steps = self._counts[:, :n]
 
-def _converged(c, h, g, work, energy, penalty, tol):
-    """Which samples have a duality gap of at most tol times their objective."""
-    np.abs(g, out=work)
-    if not penalty.any():
-        return work.max(axis=1) <= tol * np.abs(c).max(axis=1)
-    work /= penalty
-    feasible = 1 / np.maximum(work.max(axis=1), 1)  # the residual times this is a point of the dual problem
-    cost = np.vecdot(np.abs(h, out=work), penalty)
-    inner = np.vecdot(h, g)
-    error = np.maximum(energy - np.vecdot(h, c) - inner, 0)
-    gap = 0.5 * (1 - feasible) ** 2 * error + cost - feasible * inner
-    return gap <= tol * (0.5 * error + cost)
+    def admit(self, rows, c, energy, h):
+        """Begin with samples of these numbers, correlations and squared lengths, at the codes h."""
+        new = slice(self.n, self.n + len(rows))
+        self._resize(new.stop)
+        self.rows[new], self.n_steps[new] = rows, 0
+        self.energy[new], self.age[new], self.ease[new] = energy, 0, _EASE
+        self.curvature[new] = self.steepest * (_FIRST_CURVATURE if self.accelerate else 1)
+        self.c[new] = c
+        self.h[new] = self.h_before[new] = self.h_kept[new] = h
+        self.g[new] = self.g_before[new] = c if np.isscalar(h) else c - h @ self.gram
+        self.objective[new] = sum(self._error_and_cost(new))
+
+    def keep(self, which):
+        """Drop the other samples, and close the gaps."""
+        n = np.count_nonzero(which)
+        if n < self.n:
+            gaps, movers = np.flatnonzero(~which[:n]), n + np.flatnonzero(which[n:])
+            for array in self._wide[:6]:
+                array[gaps] = array[movers]
+            self._narrow[:, gaps], self._counts[:, gaps] = self._narrow[:, movers], self._counts[:, movers]
+            self._resize(n)
+
+    def step(self):
+        """One step for all, in place: the new h and g are written over h_before and g_before."""
+        y, work, curvature = self.y, self.work, self.curvature[:, None]
+        momentum = (self.age / (self.age + 3))[:, None] if self.accelerate else 0
+        np.subtract(self.h, self.h_before, out=y)
+        y *= momentum
+        y += self.h
+        np.subtract(self.g, self.g_before, out=work)
+        work *= momentum
+        work += self.g  # the correlations at y, since they are affine in the code
+        h = np.multiply(y, curvature, out=self.h_before)
+        h += work
+        np.minimum(h, self.penalty, out=work)
+        np.maximum(work, -self.penalty, out=work)
+        h -= work  # soft thresholding
+        h /= curvature
+        np.matmul(h, self.gram, out=self.g_before)
+        np.subtract(self.c, self.g_before, out=self.g_before)
+        self._wide[:4] = self._wide[2:4] + self._wide[:2]
+        self.h, self.g, self.h_before, self.g_before = self.h_before, self.g_before, self.h, self.g
+        self.age += 1
+        self.n_steps += 1
+
+    def _error_and_cost(self, which=slice(None)):
+        """The two terms of the objective: half the squared residual, and the penalty."""
+        h = self.h[which]
+        cost = np.vecdot(np.abs(h, out=self.work[which]), self.penalty)
+        squared = self.energy[which] - np.vecdot(h, self.c[which]) - np.vecdot(h, self.g[which])
+        return 0.5 * np.maximum(squared, 0), cost
+
+    def look(self, tol):
+        """Tell which samples have a duality gap of at most tol times their objective; adapt the others."""
+        error, cost = self._error_and_cost()
+        objective = error + cost
+        correlation = np.abs(self.g, out=self.work)
+        if self.penalty.any():
+            correlation /= self.penalty
+            feasible = 1 / np.maximum(correlation.max(axis=1), 1)  # residual times this: a point of the dual
+            gap = (1 - feasible) ** 2 * error + cost - feasible * np.vecdot(self.h, self.g)
+            converged = gap <= tol * objective
+        else:
+            converged = correlation.max(axis=1) <= tol * np.abs(self.c).max(axis=1)
+        if self.accelerate:
+            rounding = 10 * np.finfo(objective.dtype).eps * self.energy
+            rose = objective > (1 + _SLACK) * self.objective + rounding
+            converged &= ~rose
+            self._adapt()
+            if rose.any():
+                self._go_back(rose)
+            self.h_kept[...] = self.h
+            np.copyto(self.objective, objective, where=~rose)
+        return converged
+
+    def _adapt(self):
+        """Begin momentum anew where it points uphill, and set the length of the steps."""
+        moved, ahead = np.subtract(self.h, self.h_before, out=self.work), self.y
+        ahead -= self.h
+        self.age[np.vecdot(ahead, moved) > 0] = 0
+        squared = np.vecdot(moved, moved)
+        met = np.vecdot(moved, np.subtract(self.g_before, self.g, out=self.y))
+        np.divide(met, squared, out=met, where=squared > 0)
+        self.curvature *= self.ease
+        np.clip(self.curvature, met, self.steepest, out=self.curvature)
+
+    def _go_back(self, which):
+        """Return to the codes of the last look, and do not lengthen the steps of these samples again."""
+        self.h[which] = self.h_before[which] = self.h_kept[which]
+        self.g[which] = self.g_before[which] = self.c[which] - self.h_kept[which] @ self.gram
+        self.age[which], self.ease[which] = 0, 1
+        self.curvature[which] = np.minimum(2 * self.curvature[which], self.steepest)
 
 
 def _largest_eigenvalue(dictionary):
@@ -290,16 +339,12 @@ def _largest_eigenvalue(dictionary):
 def _check(X, dictionary, alpha, code, name):
     """The arguments as arrays of one dtype; a ValueError that says what is wrong with one."""
     X = _as_table(X, "X", "(n_samples, n_features)")
-    X = X if X.dtype == np.float32 else X.astype(float, copy=False)
-    dictionary = _as_table(dictionary, "dictionary", "(n_components, n_features)").astype(X.dtype, copy=False)
-    if not len(dictionary):
-        raise ValueError(f"dictionary must hold at least one atom, got the shape {dictionary.shape}")
+    dictionary = _check_dictionary(dictionary).astype(X.dtype, copy=False)
     if X.shape[1] != dictionary.shape[1]:
         raise ValueError(
             f"X must have as many features as the atoms of dictionary, {dictionary.shape[1]}, got {X.shape[1]}"
         )
-    if not (isinstance(alpha, numbers.Real) and 0 <= alpha < math.inf):
-        raise ValueError(f"alpha must be a number of at least 0, got {alpha!r}")
+    _check_at_least_0("alpha", alpha)
     if code is not None:
         code = _as_table(code, name, "(n_samples, n_components)").astype(X.dtype, copy=False)
         if code.shape != (len(X), len(dictionary)):
@@ -307,7 +352,21 @@ def _check(X, dictionary, alpha, code, name):
                 f"{name} must have the shape (n_samples, n_components) = {(len(X), len(dictionary))}, "
                 f"got {code.shape}"
             )
-    return X, dictionary, X.dtype.type(alpha), code
+    return X, dictionary, float(alpha), code
+
+
+def _check_dictionary(dictionary):
+    dictionary = _as_table(dictionary, "dictionary", "(n_components, n_features)")
+    if not dictionary.size:
+        raise ValueError(
+            f"dictionary must hold at least one atom of at least one feature, got the shape {dictionary.shape}"
+        )
+    return dictionary
+
+
+def _check_at_least_0(name, value):
+    if not (isinstance(value, numbers.Real) and 0 <= value < math.inf):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
 
 
 def _as_table(values, name, shape):
@@ -319,7 +378,7 @@ def _as_table(values, name, shape):
         )
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got nan or infinity")
-    return values
+    return values if values.dtype == np.float32 else values.astype(float, copy=False)
 
 
 class LISTA(nn.Module):
@@ -357,9 +416,9 @@ class LISTA(nn.Module):
 
     def __init__(self, dictionary, alpha, n_layers):
         super().__init__()
+        dictionary = _check_dictionary(dictionary)
+        _check_at_least_0("alpha", alpha)
         check_counts(n_layers=n_layers)
-        dictionary = np.asarray(dictionary)
-        _, dictionary, alpha, _ = _check(dictionary, dictionary, alpha, None, "")
         step = 1 / _largest_eigenvalue(dictionary)
         self.n_layers = n_layers
         self.W_e = nn.Parameter(torch.from_numpy(step * dictionary))
