@@ -49,6 +49,7 @@ sweep: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/slow_features.py
+	$(BIN)/python tests/benchmarks/sparse_coding.py
 	$(BIN)/python tests/benchmarks/lab_loop.py
 
 clean:
