@@ -1,7 +1,7 @@
 # make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
 # make verify every stored output compared at the default parameters, and the fetching of data
-# make sweep  trains the runs that notebooks/results/ lacks (about an hour from nothing; can be interrupted and taken up again)
+# make sweep  trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
 # make lab    opens JupyterLab at notebook 00
 
 PYTHON ?= python3.11
@@ -46,6 +46,9 @@ outputs: install
 
 sweep: install
 	$(BIN)/labutils train six_models
+	$(BIN)/labutils train long_runs
+	$(BIN)/labutils train recipe_search
+	$(BIN)/labutils train recipe
 
 bench: install
 	$(BIN)/python tests/benchmarks/slow_features.py

@@ -12,7 +12,7 @@ import io
 import itertools
 import os
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import joblib
@@ -86,7 +86,69 @@ def six_models(seeds=range(5)):
     ]
 
 
-EXPERIMENTS = {"six_models": six_models}
+def long_runs(seeds=range(3)):
+    """Four times as many iterations for the shallowest and the deepest LSTM: does the loss on new images rise?"""
+    return [
+        Run(model, 0.1, seed, n_iters=12_000)
+        for model, seed in itertools.product(("LSTM A", "LSTM C"), seeds)
+    ]
+
+
+RECIPE = Run(
+    "LSTM A", 0.01, 0, clip_norm=1.0, optimizer="adamw", orthogonal=True, forget_bias=1.0, one_cycle=True
+)
+WITHOUT = {  # the recipe, and the recipe without one of its ingredients
+    "nothing": {},
+    "orthogonal weights": {"orthogonal": False},
+    "forget bias": {"forget_bias": None},
+    "clipping": {"clip_norm": None},
+    "AdamW": {"optimizer": "sgd"},
+    "one cycle": {"one_cycle": False},
+}
+_LENGTHS = (300, 3000)
+_RATES = {"adamw": (0.005, 0.01, 0.02, 0.04), "sgd": (0.1, 0.3, 1.0, 3.0)}
+
+
+def recipe_search():
+    """The recipe and its ablations at several learning rates, tested on held-out training images."""
+    return [
+        replace(RECIPE, **change, n_iters=n_iters, learning_rate=learning_rate, seed=seed, validation=True)
+        for n_iters, change in itertools.product(_LENGTHS, WITHOUT.values())
+        for learning_rate in _RATES[change.get("optimizer", RECIPE.optimizer)]
+        for seed in ((100, 101, 102) if n_iters == min(_LENGTHS) else (100,))  # not the seeds of the table
+    ]
+
+
+def recipe(seeds=range(5), search=RESULTS / "recipe_search.csv"):
+    """The recipe and its ablations, each at the learning rate that was best on the held-out images.
+
+    Parameters
+    ----------
+    seeds : iterable of int
+    search : path-like
+        Table of `recipe_search`.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    ValueError
+        If the table lacks runs of the search.
+    """
+    searched, frame = set(recipe_search()), read(search)
+    frame = frame[[run in searched for run in runs_of(frame)]]
+    if len(frame) < len(searched):
+        missing = f"{len(searched) - len(frame)} of {len(searched)} runs"
+        raise ValueError(f"{search} lacks {missing}; train the experiment recipe_search first")
+    settings = [field.name for field in fields(Run) if field.name not in ("learning_rate", "seed")]
+    means = frame.groupby([*settings, "learning_rate"], dropna=False, as_index=False)["accuracy"].mean()
+    best = means.sort_values("accuracy").drop_duplicates(settings, keep="last").assign(seed=0)
+    return [replace(run, seed=seed, validation=False) for run in runs_of(best) for seed in seeds]
+
+
+EXPERIMENTS = {function.__name__: function for function in (six_models, long_runs, recipe_search, recipe)}
 
 
 def make_model(run):

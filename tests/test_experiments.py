@@ -26,6 +26,47 @@ def test_six_models_at_two_rates_five_seeds_and_the_rnns_also_clipped():
     assert {run.n_iters for run in runs} == {3000}
 
 
+def search_table(path, best):
+    """A table of the search in which `best` maps ingredient left out and length to the winning rate."""
+    rows = []
+    for run in experiments.recipe_search():
+        left_out = next(
+            name
+            for name, change in experiments.WITHOUT.items()
+            if dataclasses.replace(experiments.RECIPE, **change, **varied(run)) == run
+        )
+        won = run.learning_rate == best.get((left_out, run.n_iters), 0.01)
+        accuracy = 0.9 if won else 0.999 if run.seed == 100 and run.n_iters == 300 else 0.5
+        rows.append({**dataclasses.asdict(run), "accuracy": accuracy})
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(path, index=False)
+
+
+def varied(run):
+    names = ("n_iters", "learning_rate", "seed", "validation")
+    return {name: getattr(run, name) for name in names}
+
+
+def test_recipe_takes_the_rate_that_is_best_on_average_for_each_setting(tmp_path):
+    best = {(name, n_iters): 0.01 for name in experiments.WITHOUT for n_iters in (300, 3000)}
+    best |= {("AdamW", 300): 3.0, ("AdamW", 3000): 0.1, ("clipping", 300): 0.04}
+    search_table(tmp_path / "search.csv", best)
+    runs = experiments.recipe(seeds=(3, 4), search=tmp_path / "search.csv")
+    assert len(set(runs)) == len(runs) == 2 * 2 * len(experiments.WITHOUT)
+    for (name, n_iters), learning_rate in best.items():
+        for seed in (3, 4):
+            settings = {"n_iters": n_iters, "learning_rate": learning_rate, "seed": seed}
+            assert dataclasses.replace(experiments.RECIPE, **experiments.WITHOUT[name], **settings) in runs
+
+
+def test_recipe_wants_the_whole_search(tmp_path):
+    with pytest.raises(ValueError, match="lacks 96 of 96 runs; train the experiment recipe_search first"):
+        experiments.recipe(search=tmp_path / "none.csv")
+    search_table(tmp_path / "search.csv", {})
+    pd.read_csv(tmp_path / "search.csv").iloc[:-2].to_csv(tmp_path / "search.csv", index=False)
+    with pytest.raises(ValueError, match="lacks 2 of 96 runs"):
+        experiments.recipe(search=tmp_path / "search.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "n_parameters"),
     [
