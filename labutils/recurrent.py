@@ -132,6 +132,34 @@ def set_forget_bias(model, value):
     return model
 
 
+@torch.no_grad()
+def set_input_weights(model):
+    """Draw the input-to-hidden weights of every layer anew as Glorot and Bengio advise ("Xavier"), in place.
+
+    They are uniform, with the variance 2 / (inputs + units); of an LSTM each of the four blocks is drawn on its
+    own. PyTorch's default has the variance 1 / (3 units), whatever the number of inputs.
+
+    Parameters
+    ----------
+    model : RNNModel or LSTMModel
+
+    Returns
+    -------
+    RNNModel or LSTMModel
+        The same model, for chaining.
+
+    References
+    ----------
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
+    equation 16.
+    """
+    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    for layer in range(layers.num_layers):
+        for block in getattr(layers, f"weight_ih_l{layer}").split(layers.hidden_size):
+            nn.init.xavier_uniform_(block)
+    return model
+
+
 _RECURRENT_WEIGHTS = {
     "orthogonal": nn.init.orthogonal_,
     "identity": nn.init.eye_,

@@ -27,15 +27,15 @@ def test_six_models_at_two_rates_five_seeds_and_the_rnns_also_clipped():
 
 
 def search_table(path, best):
-    """A table of the search in which `best` maps ingredient left out and length to the winning rate."""
+    """A table of the search in which `best` maps variant and length to the winning rate."""
     rows = []
     for run in experiments.recipe_search():
-        left_out = next(
+        variant = next(
             name
-            for name, change in experiments.WITHOUT.items()
+            for name, change in experiments.VARIANTS.items()
             if dataclasses.replace(experiments.RECIPE, **change, **varied(run)) == run
         )
-        won = run.learning_rate == best.get((left_out, run.n_iters), 0.01)
+        won = run.learning_rate == best.get((variant, run.n_iters), 0.01)
         accuracy = 0.9 if won else 0.999 if run.seed == 100 and run.n_iters == 300 else 0.5
         rows.append({**dataclasses.asdict(run), "accuracy": accuracy})
     pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(path, index=False)
@@ -47,23 +47,23 @@ def varied(run):
 
 
 def test_recipe_takes_the_rate_that_is_best_on_average_for_each_setting(tmp_path):
-    best = {(name, n_iters): 0.01 for name in experiments.WITHOUT for n_iters in (300, 3000)}
-    best |= {("AdamW", 300): 3.0, ("AdamW", 3000): 0.1, ("clipping", 300): 0.04}
+    best = {(name, n_iters): 0.01 for name in experiments.VARIANTS for n_iters in (300, 3000)}
+    best |= {("without AdamW", 300): 3.0, ("without AdamW", 3000): 0.1, ("without clipping", 300): 0.04}
     search_table(tmp_path / "search.csv", best)
     runs = experiments.recipe(seeds=(3, 4), search=tmp_path / "search.csv")
-    assert len(set(runs)) == len(runs) == 2 * 2 * len(experiments.WITHOUT)
+    assert len(set(runs)) == len(runs) == 2 * 2 * len(experiments.VARIANTS)
     for (name, n_iters), learning_rate in best.items():
         for seed in (3, 4):
             settings = {"n_iters": n_iters, "learning_rate": learning_rate, "seed": seed}
-            assert dataclasses.replace(experiments.RECIPE, **experiments.WITHOUT[name], **settings) in runs
+            assert dataclasses.replace(experiments.RECIPE, **experiments.VARIANTS[name], **settings) in runs
 
 
 def test_recipe_wants_the_whole_search(tmp_path):
-    with pytest.raises(ValueError, match="lacks 96 of 96 runs; train the experiment recipe_search first"):
+    with pytest.raises(ValueError, match="lacks 112 of 112 runs; train the experiment recipe_search first"):
         experiments.recipe(search=tmp_path / "none.csv")
     search_table(tmp_path / "search.csv", {})
     pd.read_csv(tmp_path / "search.csv").iloc[:-2].to_csv(tmp_path / "search.csv", index=False)
-    with pytest.raises(ValueError, match="lacks 2 of 96 runs"):
+    with pytest.raises(ValueError, match="lacks 2 of 112 runs"):
         experiments.recipe(search=tmp_path / "search.csv")
 
 
@@ -92,7 +92,8 @@ def test_seed_draws_the_weights():
 
 
 def test_run_sets_what_it_declares():
-    model = experiments.make_model(Run("LSTM A", 0.1, 0, orthogonal=True, forget_bias=1.0))
+    model = experiments.make_model(Run("LSTM A", 0.1, 0, xavier=True, orthogonal=True, forget_bias=1.0))
+    assert model.lstm.weight_ih_l0.std() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     block = model.lstm.weight_hh_l0[:100]
     torch.testing.assert_close(block @ block.T, torch.eye(100), atol=1e-5, rtol=0)
     assert (model.lstm.bias_ih_l0[100:200] == 1).all()
@@ -168,3 +169,20 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, ["train", "six_models", "--table", str(table), "--jobs", "1"])
     assert result.exit_code == 0, result.output
     assert experiments.runs_of(experiments.read(table)) == [TINY]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("table", experiments.EXPERIMENTS)
+def test_a_random_row_of_the_committed_table_can_be_repeated(table):
+    frame = experiments.read(experiments.RESULTS / f"{table}.csv")
+    one = frame[frame["diverged_at"].isna() | (frame["diverged_at"] > experiments.EARLY)].sample(1)
+    (run,) = experiments.runs_of(one)
+    _, history = experiments.train(run, n_iters=experiments.EARLY)
+    early_loss = sum(history.losses) / len(history.losses)
+    assert early_loss == pytest.approx(one["early_loss"].item(), rel=0.02), run
+
+
+@pytest.mark.parametrize("table", ["six_models", "long_runs", "recipe_search", "recipe"])
+def test_committed_tables_hold_the_declared_runs_and_no_others(table):
+    frame = experiments.read(experiments.RESULTS / f"{table}.csv")
+    assert set(experiments.runs_of(frame)) == set(experiments.EXPERIMENTS[table]())

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from labutils.recurrent import LSTMModel, RNNModel, set_forget_bias, set_recurrent_weights
+from labutils.recurrent import (
+    LSTMModel,
+    RNNModel,
+    set_forget_bias,
+    set_input_weights,
+    set_recurrent_weights,
+)
 
 
 def parameter_shapes(gates, layers):
@@ -241,3 +247,18 @@ def test_unknown_recurrent_weights_are_refused():
 def test_bad_gain_is_refused(gain):
     with pytest.raises(ValueError, match="gain must be a positive number"):
         set_recurrent_weights(RNNModel(4, 5, 1, 3), "gaussian", gain=gain)
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+def test_input_weights_have_the_variance_of_glorot_and_bengio(kind):
+    torch.manual_seed(0)
+    model = kind(30, 100, 2, 3)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert set_input_weights(model) is model
+    layers = model.lstm if kind is LSTMModel else model.rnn
+    for layer, n_inputs in enumerate((30, 100)):
+        for block in getattr(layers, f"weight_ih_l{layer}").split(100):
+            assert block.abs().max().item() <= (6 / (n_inputs + 100)) ** 0.5
+            assert block.var().item() == pytest.approx(2 / (n_inputs + 100), rel=0.1)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) != ("weight_ih" in name), name
