@@ -364,7 +364,7 @@ REFUSED = {
     "keep": ("couple", [torch.ones(3, 2), torch.sin, 2], "keep must be 0"),
     "one row": ("couple", [torch.ones(3), torch.sin, 0], "x must have two dimensions"),
     "x nan": ("nice_log_prob", [torch.full((3, 2), torch.nan), [], torch.zeros(2)], "x must be finite"),
-    "a sample alone": ("nice_log_prob", [torch.ones(2), [], torch.zeros(2)], "x must be finite, of the shape"),
+    "a sample alone": ("nice_log_prob", [torch.ones(2), [], torch.zeros(2)], r"of the shape \(n, 2\)"),
     "x too wide": ("nice_log_prob", [torch.ones(3, 5), [], torch.zeros(2)], r"of the shape \(n, 2\)"),
 }
 
