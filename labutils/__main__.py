@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from labutils import __version__, course, data, experiments
+from labutils import __version__, course, data, experiments, students
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +59,42 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
 def get_data(dataset):
     """Fetch DATASET (mnist, if none is named) into the data cache, or say that it is there."""
     click.echo(data.mnist(dataset, allow_subset=False))
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder.  [default: build/student or build/solved]",
+)
+@click.option("--solved", is_flag=True, help="Fill the solutions into the stubs, for instructors.")
+@click.option(
+    "--force", is_flag=True, help="Replace copies that are there and differ; answers in them are lost."
+)
+def student(notebooks, output, solved, force):
+    """Write student copies of NOTEBOOKs (all of them, if none is named): the exercises open, no solutions.
+
+    A notebook is named by number (9), stem (09_lstm_mnist) or path. What the lesson's cells put out is kept, for
+    comparison; each check says "not done yet", and is folded, since it names the answer. Hints stay.
+
+    With --solved, each stub holds its solution between nbgrader's ### BEGIN SOLUTION and ### END SOLUTION, and each
+    check says "right".
+
+    \b
+    Both carry nbgrader's metadata. To collect and grade with nbgrader, make its source with --solved:
+      labutils student 02 --solved --output COURSE/source/pca
+    and put into COURSE/nbgrader_config.py, so that what it hands out is open but runs to its end:
+      c = get_config()
+      c.ClearSolutions.code_stub = {"python": ""}
+
+    Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
+    """
+    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    output = output or Path("build") / ("solved" if solved else "student")
+    copies = students.make(paths, output, solved=solved, force=force)
+    click.echo(f"{'Solved' if solved else 'Student'} copies: {len(copies)} in {output}")
 
 
 @cli.command()
