@@ -27,13 +27,14 @@ from labutils import __version__
 
 RECORD_TYPE = "application/x-labutils+json"
 
-# Okabe and Ito's colours, told apart by colour-blind readers, each with a marker of its own.
+# Okabe and Ito's colours, told apart by colour-blind readers, each with a marker of its own. Violet and brown stand
+# for their sky blue and orange, whose contrast to white is below the 3:1 that lines need.
 STYLE = {
     "figure.dpi": 80,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "axes.prop_cycle": cycler(
-        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#9933FF", "#A34729", "#000000"]
     )
     + cycler(marker=["o", "s", "^", "D", "v", "P", "X"]),
     "axes.spines.top": False,
