@@ -114,9 +114,11 @@ def student(notebooks, output, solved, force):
     \b
     Both carry nbgrader's metadata. To collect and grade with nbgrader, make its source with --solved:
       labutils student 02 --solved --output COURSE/source/pca
-    and put into COURSE/nbgrader_config.py, so that what it hands out is open but runs to its end:
+    and put into COURSE/nbgrader_config.py, so that what it hands out is open and runs to its end, and so that a
+    cell that trains may take its time:
       c = get_config()
       c.ClearSolutions.code_stub = {"python": ""}
+      c.Execute.timeout = 1800
 
     Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
     """
