@@ -54,6 +54,7 @@ bench: install
 	$(BIN)/python tests/benchmarks/slow_features.py
 	$(BIN)/python tests/benchmarks/sparse_coding.py
 	$(BIN)/python tests/benchmarks/lab_loop.py
+	$(BIN)/python tests/benchmarks/sweep_scaling.py
 
 clean:
 	rm -rf build .venv

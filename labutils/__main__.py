@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from labutils import __version__, checks, course, data, experiments, students
+from labutils import __version__, checks, course, data, experiments, records, students, sweeps
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,11 +40,7 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
     parameters = {path.stem: dict(small.get(path.stem, {})) for path in paths}
     from_file = _read_parameters(file) if file else {}
     for path in paths:
-        parameters[path.stem].update(from_file)
-        if pairs:
-            rules = course.read_rules(path)
-            for name, text in (_split(pair) for pair in pairs):
-                parameters[path.stem][name] = course.parse_value(text, rules[name]) if name in rules else text
+        parameters[path.stem].update(from_file | _values(path, pairs))
     summary = course.run(paths, parameters, output, jobs=jobs, timeout=timeout)
     click.echo(f"Pages:   {output / 'pages' / 'index.html'}\nResults: {output / 'results.csv'}")
     if summary.failed:
@@ -154,6 +150,171 @@ def train(experiment, table, jobs, device):
     click.echo(f"Table: {table}")
 
 
+# sweep and collect
+
+
+def _notebook_names(context, parameter, incomplete):
+    return [path.stem for path in course.notebooks() if path.stem.startswith(incomplete)]
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1, required=True, shell_complete=_notebook_names)
+@click.option(
+    "-g", "--grid", "grid", multiple=True, metavar="NAME=V1,V2", help="Values of a parameter to combine."
+)
+@click.option(
+    "-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="Change a parameter in all runs."
+)
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="YAML file: a mapping of parameters, where a list of values is one to combine, or a list of such mappings.",
+)
+@click.option("--quick", is_flag=True, help="Small values (tests/quick.yml) and the bundled data.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the executed notebooks.",
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), help="Runs at a time on this machine.  [default: 2]"
+)
+@click.option(
+    "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
+)
+@click.option(
+    "--cluster", metavar="ADDRESS", help="Use the workers of this Dask scheduler (tcp://host:port)."
+)
+@click.option("--dry-run", is_flag=True, help="List the runs and what is done of them, and write nothing.")
+def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, dry_run):
+    """Run NOTEBOOKS at every combination of parameters.
+
+    Each run is one executed notebook in the output folder, whose name says its parameters. All combinations are
+    checked against each notebook's own rules before anything starts. A run that fails is kept as
+    NAME.failed.ipynb and the rest goes on.
+
+    Started again after an interruption, a power cut or a killed worker, a sweep repeats no finished run. It does
+    repeat runs of a notebook whose code has changed since, and failed runs.
+
+    With --cluster, runs are executed where the scheduler's workers are. They need the course installed, but no
+    disk in common with this machine: notebooks travel as text. After Ctrl-C, a run that a worker has begun goes
+    on there to its end, and its result is dropped.
+
+    \b
+    Examples:
+      labutils sweep 09 -g seed=0,1,2 -g n_iters=300,600 --output runs
+      labutils sweep 02 03 --quick -g seed=0,1 --output runs --dry-run
+      labutils sweep 09 -f settings.yml -j 8 --output runs
+      labutils sweep 09 -g seed=0,1,2 --cluster tcp://10.0.0.5:8786 --output runs
+
+    Exit status: 0 if all runs are finished, 1 if one failed, 2 if what was asked for is not allowed (nothing has run
+    then), 130 if interrupted.
+    """
+    if cluster and jobs:
+        raise course.UsageError(
+            "--jobs is for this machine; a cluster runs as many at a time as it has workers"
+        )
+    sets = _read_sets(file) if file else [{}]
+    small = course.quick_parameters() if quick else {}
+    planned = {}
+    for path in dict.fromkeys(map(course.find, notebooks)):
+        changed = _values(path, pairs) | _values(path, grid, lists=True)
+        if len(changed) < len(pairs) + len(grid):
+            raise course.UsageError("a parameter may be given once, with -p or with -g")
+        planned[path] = [p for s in sets for p in sweeps.expand({**small.get(path.stem, {}), **s, **changed})]
+    runs = sweeps.plan(planned, output)
+    todo = [run for run in runs if run.state != "finished"]
+    if dry_run:
+        for run in runs:
+            click.echo(f"{run.state:9} {run.target.name}")
+    changed = sum(run.state == "changed" for run in runs)
+    again = f", {changed} of them again because the notebook's code has changed" if changed else ""
+    click.echo(f"{len(runs) - len(todo)} of {len(runs)} runs are finished, {len(todo)} to do{again}")
+    if dry_run:
+        return
+    sweeps.sweep(runs, jobs=jobs or 2, timeout=timeout, cluster=cluster)
+    click.echo(f"Runs: {output}  (labutils collect {output} makes a table of their records)")
+    failed = [run for run in runs if run.error]
+    for run in failed:
+        click.echo(f"{run.name} failed: {run.error}", err=True)
+        if run.failed_target.exists():
+            click.echo(f"  up to there: {run.failed_target}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Table to write: .csv or .parquet.",
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Figure to write: .png, .pdf or .svg."
+)
+@click.option("-x", metavar="PARAM", help="Parameter (or record) along the figure's x-axis.")
+@click.option("-y", metavar="RECORD", help="Record of numbers along its y-axis.")
+@click.option("--by", metavar="PARAM", help="Parameter (or record) that gets a line for each of its values.")
+def collect(folder, output, plot, x, y, by):
+    """Put the records of the executed notebooks in FOLDER, and in folders below it, into one table.
+
+    A row is a record: the notebook and its file, its parameters, its results, the seconds the run took if it was
+    swept, and versions, commit and hardware. Failed runs are left out. Without options, a summary is printed.
+
+    The figure shows the mean of a record at each value of a parameter, and Student's 95 % confidence interval of
+    that mean over all other parameters that vary.
+
+    \b
+    Examples:
+      labutils collect runs
+      labutils collect runs --output table.csv
+      labutils collect runs --plot accuracy.png -x n_iters -y accuracy --by model
+    """
+    if any((plot, x, y, by)) and not all((plot, x, y)):
+        raise course.UsageError(
+            "a figure needs all of --plot FILE, -x PARAM and -y RECORD; --by PARAM may be added"
+        )
+    frame = course.collect(folder)
+    if frame.empty:
+        raise course.RunError(f"no executed notebook in {folder} holds a record")
+    if plot:  # the names are checked before anything is written
+        drawn, means = records.plot(frame, x, y, by, kind=plot.suffix)
+    if output:
+        course.write(output, records.table(frame, kind=output.suffix))
+    click.echo(records.summary(frame, n_failed=len(course.executed(folder, failed=True))))
+    if output:
+        click.echo(f"Table: {output}")
+    if plot:
+        course.write(plot, drawn)
+        click.echo(f"{means}\nFigure: {plot}")
+
+
+def _values(path, pairs, lists=False):
+    """Parameters from the command line, in the types that a notebook's rules ask for."""
+    if not pairs:
+        return {}
+    rules, values = course.read_rules(path), {}
+    for name, text in (_split(pair) for pair in pairs):
+        texts = text.split(",") if lists else [text]
+        parsed = [course.parse_value(t, rules[name]) if name in rules else t for t in texts]
+        values[name] = parsed if lists else parsed[0]
+    return values
+
+
+def _read_sets(file):
+    content = _read_yaml(file)
+    sets = content if isinstance(content, list) else [content]
+    if not sets or not all(isinstance(parameters, dict) for parameters in sets):
+        raise course.UsageError(f"{file} must hold lines of the form name: value, or a list of such sets")
+    return sets
+
+
 def _split(pair):
     name, equals, value = pair.partition("=")
     if not equals or not name:
@@ -161,11 +322,15 @@ def _split(pair):
     return name, value
 
 
-def _read_parameters(file):
+def _read_yaml(file):
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise course.UsageError(f"{file} cannot be read as YAML ({type(error).__name__})") from error
+
+
+def _read_parameters(file):
+    content = _read_yaml(file)
     if not isinstance(content, dict):
         raise course.UsageError(f"{file} must hold lines of the form name: value")
     return content

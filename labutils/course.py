@@ -7,11 +7,11 @@ its ``check_parameters`` call are read from the page itself.
 import ast
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,16 +22,13 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from labutils import data, lesson
+from labutils import data, execution, lesson
+from labutils.execution import NOTEBOOKS, code_cells
 
-ROOT = Path(__file__).parent.parent
-NOTEBOOKS = ROOT / "notebooks"
+ROOT = NOTEBOOKS.parent
 QUICK = ROOT / "tests" / "quick.yml"
-_WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
-_UNKNOWN_SECONDS = 20  # guess for a notebook of which nothing is known yet
+UNKNOWN_SECONDS = 20  # guess for a notebook of which nothing is known yet
 _RULE_TYPES = {"int": int, "float": float, "bool": bool}
 
 
@@ -126,7 +123,7 @@ def read_rules(notebook):
     UsageError
         If the file is not a notebook, or has no literal ``check_parameters`` call.
     """
-    for cell in _code_cells(read(notebook)):
+    for cell in code_cells(read(notebook)):
         if "check_parameters" in cell.source:
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.Call) and _called_name(node) == "check_parameters":
@@ -146,19 +143,25 @@ def parse_value(text, rule):
         return text
 
 
-def validate(notebook, parameters):
+def validate(notebook, *parameter_sets):
     """Refuse unknown names, wrong types and values out of range before anything runs.
+
+    Parameters
+    ----------
+    notebook : path-like
+    *parameter_sets : dict
+        Each by name the parameters that one run changes.
 
     Raises
     ------
     UsageError
         One sentence that names the notebook, the parameter and what is allowed.
     """
-    if not parameters:
+    if not any(parameter_sets):
         return
     rules = read_rules(notebook)
     try:
-        for name, value in parameters.items():
+        for name, value in (pair for parameters in parameter_sets for pair in parameters.items()):
             lesson.check_name(name, rules)
             lesson.check_value(name, value, rules[name])
     except ValueError as error:
@@ -233,13 +236,12 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
     for path in paths:
         changed = parameters.get(path.stem, {})
         stated = minutes(path)[1] * 60 if not changed else 0
-        expected = known.get(_run_key(path.stem, changed), stated) or _UNKNOWN_SECONDS
+        expected = known.get(_run_key(path.stem, changed), stated) or UNKNOWN_SECONDS
         queue.append(Job(path, changed, expected))
     queue.sort(key=lambda job: job.expected_seconds, reverse=True)
 
-    _make_writable(output)
-    for dataset in sorted({_effective(job, "dataset") for job in queue} - {None}):
-        data.mnist(dataset)
+    make_writable(output / "notebooks")
+    fetch_data(queue)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the kernels
     try:
         _execute_all(queue, output, jobs, timeout)
@@ -250,7 +252,7 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
 
 
 def collect(folder):
-    """Read the records of a folder of executed notebooks into one frame.
+    """Read the records of a folder of executed notebooks, and of the folders in it, into one frame.
 
     Parameters
     ----------
@@ -259,21 +261,30 @@ def collect(folder):
     Returns
     -------
     pandas.DataFrame
-        One row a record: the notebook, its parameters, its results, and where they come from.
+        One row a record: the notebook and the file, its parameters, its results, and where they come from.
+        The names of the parameters and of the results are in ``attrs["parameters"]`` and ``attrs["results"]``.
     """
-    rows = []
-    for path in _executed(folder):
-        for cell in _code_cells(read(path)):
-            for output in cell.outputs:
-                content = output.get("data", {}).get(lesson.RECORD_TYPE)
-                if content:
-                    origin = content["provenance"]
-                    versions = " ".join(
-                        f"{name}={version}" for name, version in origin.pop("versions").items()
-                    )
-                    row = {"notebook": path.stem, **content["parameters"], **content["results"]}
-                    rows.append({**row, **origin, "versions": versions})
-    return pd.DataFrame(rows)
+    rows, parameters, results = [], {}, {}
+    for path in executed(folder):
+        node = read(path)
+        swept = node.metadata.get(execution.METADATA, {})
+        run = {"notebook": swept.get("notebook", path.stem), "file": path.relative_to(folder).as_posix()}
+        cost = {"run_seconds": swept["seconds"]} if "seconds" in swept else {}
+        for output in (output for cell in code_cells(node) for output in cell.outputs):
+            content = output.get("data", {}).get(lesson.RECORD_TYPE)
+            if content:
+                origin = content["provenance"]
+                versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions").items())
+                row = {**run, **content["parameters"], **content["results"], **cost}
+                rows.append({**row, **origin, "versions": versions})
+                parameters |= content["parameters"]
+                results |= content["results"] | cost
+    frame = pd.DataFrame(rows)
+    whole = [name for name in parameters | results if all(isinstance(row.get(name, 0), int) for row in rows)]
+    gaps = [name for name in whole if frame[name].isna().any()]
+    frame = frame.astype(dict.fromkeys(gaps, "Int64"))  # else pandas makes 2 a 2.0 where other rows have none
+    frame.attrs = {"parameters": list(parameters), "results": list(results)}
+    return frame
 
 
 def publish(output):
@@ -284,15 +295,19 @@ def publish(output):
     (output / "pages").mkdir(exist_ok=True)
     write(output / "results.csv", results.to_csv(index=False))
     entries = []
-    for path in _executed(output / "notebooks"):
+    for path in executed(output / "notebooks"):
         write(output / "pages" / f"{path.stem}.html", pages.notebook_page(read(path), title(path)))
         entries.append((path.stem, title(path), *minutes(path)))
     write(output / "pages" / "index.html", pages.index_page(entries, results))
 
 
-def _executed(folder):
-    """The notebooks in a folder that ran to their end, in order."""
-    return [path for path in sorted(Path(folder).glob("*.ipynb")) if not path.stem.endswith(".failed")]
+def executed(folder, failed=False):
+    """The notebooks in a folder, and in those below it, that ran to their end, or that failed, in order."""
+    found = (path for path in Path(folder).rglob("*.ipynb") if not path.parent.name.startswith("."))
+    kept = [path for path in found if path.stem.endswith(".failed") == failed]
+    return sorted(
+        kept, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]
+    )
 
 
 def _execute_all(queue, output, jobs, timeout):
@@ -302,9 +317,8 @@ def _execute_all(queue, output, jobs, timeout):
     """
     loop = asyncio.new_event_loop()
     task = loop.create_task(_execute_queue(queue, output, jobs, timeout))
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with terminate_as_interrupt(), ThreadPoolExecutor(1) as pool:
             running = pool.submit(_run_to_the_end, loop, task)
             try:
                 _report_until_done(running, queue, jobs)
@@ -315,7 +329,6 @@ def _execute_all(queue, output, jobs, timeout):
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:
-        signal.signal(signal.SIGTERM, before)
         loop.close()
 
 
@@ -330,8 +343,18 @@ def _run_to_the_end(loop, task):
             loop.run_until_complete(asyncio.wait(rest))
 
 
-def _interrupt(*_):
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def terminate_as_interrupt():
+    """Within it, SIGTERM interrupts as Ctrl-C does."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _execute_queue(queue, output, jobs, timeout):
@@ -347,88 +370,93 @@ async def _execute_queue(queue, output, jobs, timeout):
 
 
 async def _execute(job, output, timeout):
-    node = _with_parameters(job)
-    job.n_cells = len(list(_code_cells(node)))
+    node = with_parameters(read(job.notebook), job.parameters)
+    job.n_cells = len(list(code_cells(node)))
     target = output / "notebooks" / job.notebook.name
     failed = target.with_suffix(".failed.ipynb")
     for stale in (target, failed, output / "pages" / f"{job.name}.html"):
         stale.unlink(missing_ok=True)
 
-    def count(**_):
+    def count():
         job.cells_done += 1
 
-    client = NotebookClient(
-        node,
-        timeout=timeout,
-        kernel_name="python3",
-        record_timing=False,
-        coalesce_streams=True,
-        resources={"metadata": {"path": str(NOTEBOOKS)}},
-        on_cell_executed=count,
-    )
     job.started = time.monotonic()
-    try:
-        await client.async_execute(stderr=subprocess.DEVNULL)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        if asyncio.current_task().cancelling():  # nbclient reports an interrupt as a dead kernel
-            raise asyncio.CancelledError from None
-        job.error = _why(error, client, job)
+    job.error = await execution.execute(node, timeout, count)
     job.seconds = job.elapsed
-    _drop_sliders(node)
     write(failed if job.error else target, nbformat.writes(node) + "\n")
-    _say(f"{job.name}: {'FAILED' if job.error else 'done'} in {_clock(job.seconds)}")
+    say_done(job)
 
 
-def _drop_sliders(node):
-    """Take out interactive controls: without their kernel they are dead, and a static figure shows the same."""
-    node.metadata.pop("widgets", None)
-    for cell in _code_cells(node):
-        cell.outputs = [o for o in cell.outputs if _WIDGET_TYPE not in o.get("data", {})]
+def with_parameters(notebook, parameters):
+    """Put changed parameters into a copy of a notebook, as papermill does.
 
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+    parameters : dict
 
-def _with_parameters(job):
-    if not job.parameters:
-        return read(job.notebook)
-    from papermill.iorw import load_notebook_node
+    Returns
+    -------
+    nbformat.NotebookNode
+    """
+    node = copy.deepcopy(notebook)
+    if not parameters:
+        return node
     from papermill.parameterize import parameterize_notebook
 
-    node = load_notebook_node(str(job.notebook))
-    return parameterize_notebook(node, job.parameters, kernel_name="python3", language="python")
-
-
-def _why(error, client, job):
-    """The failing cell and the last lines of its error, for the summary."""
-    if isinstance(error, CellTimeoutError):
-        return f"cell {job.cells_done + 1} of {job.n_cells} took longer than {client.timeout} s"
-    if isinstance(error, DeadKernelError):
-        return f"the kernel died in cell {job.cells_done + 1} of {job.n_cells} (out of memory?)"
-    return f"cell {job.cells_done} of {job.n_cells}: {error.ename}: {error.evalue}"
+    for cell in node.cells:  # papermill looks for them
+        cell.metadata.setdefault("tags", [])
+    node.metadata.setdefault("papermill", {})
+    return parameterize_notebook(node, parameters, kernel_name="python3", language="python")
 
 
 def _report_until_done(running, queue, jobs):
-    """Show the state of the run: on a terminal in one line that is rewritten, else in a line now and then."""
-    terminal = sys.stdout.isatty()
-    start, reported = time.monotonic(), 0.0
+    progress = Progress(queue)
     while wait([running], timeout=1.0).not_done:
-        elapsed = time.monotonic() - start
-        if terminal or elapsed - reported >= 15:
-            reported = elapsed
-            line = _status(queue, jobs, elapsed)
+        progress.show(jobs)
+
+
+class Progress:
+    """Shows the state of a queue: on a terminal in one line that is rewritten, else in a line now and then."""
+
+    def __init__(self, queue):
+        self.queue = queue
+        self.start, self.reported = time.monotonic(), 0.0
+
+    def show(self, jobs):
+        """Show the state, if it is time to, where so many jobs can run side by side."""
+        terminal = sys.stdout.isatty()
+        elapsed = time.monotonic() - self.start
+        if terminal or elapsed - self.reported >= 15:
+            self.reported = elapsed
+            line = _status(self.queue, jobs, elapsed)
             print(f"\r{line[:150]:<150}" if terminal else line, end="" if terminal else "\n", flush=True)
 
 
 def _status(queue, jobs, elapsed):
-    running = [job for job in queue if job.started is not None and job.seconds is None]
+    running = [job for job in queue if job.started is not None and job.seconds is None and job.n_cells]
     states = "; ".join(
         f"{job.name} cell {min(job.cells_done + 1, job.n_cells)}/{job.n_cells}" for job in running
     )
     left = [job.seconds_left for job in queue]
     done = sum(job.seconds is not None for job in queue)
+    failed = sum(job.error is not None for job in queue)
+    so_far = f"{done} of {len(queue)} done" + (f", {failed} of them failed" if failed else "")
+    if not jobs:
+        return f"[{_clock(elapsed)}] {so_far}, waiting for a worker"
     remaining = max(max(left, default=0), sum(left) / jobs)
-    return f"[{_clock(elapsed)}] {states} ({done} of {len(queue)} done, about {_clock(remaining)} left)"
+    return " ".join(
+        filter(None, [f"[{_clock(elapsed)}]", states, f"({so_far}, about {_clock(remaining)} left)"])
+    )
 
 
-def _say(line):
+def say_done(job):
+    """Say in one line how a job ended."""
+    say(f"{job.name}: {'FAILED' if job.error else 'done'} in {_clock(job.seconds)}")
+
+
+def say(line):
+    """Print a line, over that of `Progress` on a terminal."""
     print(f"\r{line:<150}" if sys.stdout.isatty() else line, flush=True)
 
 
@@ -454,11 +482,9 @@ def _remember_seconds(output, queue):
     write(output / "seconds.json", json.dumps(known, indent=1))
 
 
-def _effective(job, name):
-    """Value of a parameter in this job: the changed one, else the default on the page, else None."""
-    if name in job.parameters:
-        return job.parameters[name]
-    for cell in _code_cells(read(job.notebook)):
+def _default(notebook, name):
+    """Value of a parameter on the page; None if it has no such parameter."""
+    for cell in code_cells(read(notebook)):
         if "parameters" in cell.metadata.get("tags", []):
             for node in ast.parse(cell.source).body:
                 if isinstance(node, ast.AnnAssign) and node.target.id == name:
@@ -466,18 +492,26 @@ def _effective(job, name):
     return None
 
 
-def _make_writable(output):
+def fetch_data(queue):
+    """Have the data that jobs need in the cache before they start, so that it is fetched, and said, once."""
+    needed = {(job.notebook, job.parameters.get("dataset")) for job in queue}
+    for dataset in sorted({changed or _default(path, "dataset") for path, changed in needed} - {None}):
+        data.mnist(dataset)
+
+
+def make_writable(folder):
+    """Make a folder, or say that nothing can be written there."""
     try:
-        (output / "notebooks").mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise RunError(
-            f"cannot write to {output} ({error.strerror}); name a folder that can with --output"
+            f"cannot write to {folder} ({error.strerror}); name a folder that can with --output"
         ) from error
 
 
-def write(path, text):
-    """Write a text file whole or not at all.
+def write(path, content):
+    """Write a file, of text or bytes, whole or not at all.
 
     Raises
     ------
@@ -486,7 +520,7 @@ def write(path, text):
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -505,10 +539,6 @@ def read(path):
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
         raise UsageError(f"{path} is not a readable notebook ({type(error).__name__})") from error
-
-
-def _code_cells(node):
-    return (cell for cell in node.cells if cell.cell_type == "code" and cell.source.strip())
 
 
 def _called_name(call):

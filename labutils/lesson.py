@@ -94,13 +94,13 @@ def check_parameters(**rules):
     _parameters.update({name: namespace[name] for name in rules})
 
 
-def check_name(name, known):
-    """Refuse a parameter name that is not among `known`, suggesting the nearest one."""
+def check_name(name, known, what="parameter"):
+    """Refuse a name, of a parameter or what else is said, that is not among `known`, suggesting the nearest one."""
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    raise ValueError(f"unknown parameter {name!r}; {hint}")
+    raise ValueError(f"unknown {what} {name!r}; {hint}")
 
 
 def check_value(name, value, rule):

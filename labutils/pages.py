@@ -74,7 +74,7 @@ def index_page(entries, results):
         f"<td>{html.escape(title)}</td><td>{to_read}</td><td>{to_run}</td></tr>"
         for stem, title, to_read, to_run in entries
     ]
-    shown = results.drop(columns=["versions", "cpu", "cores", "gpu"], errors="ignore")
+    shown = results.drop(columns=["file", "versions", "cpu", "cores", "gpu"], errors="ignore")
     table = (
         shown.to_html(index=False, na_rep="", border=0, float_format="{:.4f}".format) if len(shown) else ""
     )

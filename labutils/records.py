@@ -1,0 +1,186 @@
+"""What is made of the records of executed notebooks: a table, a summary, a plot with intervals."""
+
+import io
+import json
+import math
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from labutils import course, lesson
+
+TABLES = (".csv", ".parquet")
+FIGURES = (".png", ".pdf", ".svg")
+CONFIDENCE = 0.95
+
+
+def table(frame, kind):
+    """A frame of records as the content of a file.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `labutils.course.collect` returns it.
+    kind : {".csv", ".parquet"}
+        In Parquet, a column that mixes types holds them as JSON text.
+
+    Returns
+    -------
+    str or bytes
+
+    Raises
+    ------
+    course.UsageError
+        If the kind is another.
+    course.RunError
+        If the package that writes Parquet is missing.
+    """
+    _check_kind("table", kind, TABLES)
+    if kind == ".csv":
+        return frame.to_csv(index=False)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise course.RunError("a Parquet table needs the package pyarrow: pip install pyarrow") from None
+    mixed = [name for name in frame if frame[name].dropna().map(type).nunique() > 1]
+    frame = frame.assign(**{name: frame[name].map(json.dumps, na_action="ignore") for name in mixed})
+    return frame.to_parquet(index=False, engine="pyarrow")
+
+
+def summary(frame, n_failed=0):
+    """What a frame of records holds, in a few lines."""
+    n_files = frame["file"].nunique()
+    failed = f"; {n_failed} failed {'run' if n_failed == 1 else 'runs'} left out" if n_failed else ""
+    lines = [f"{len(frame)} records of {n_files} executed notebooks{failed}"]
+    for notebook, part in frame.groupby("notebook"):
+        lines.append(f"{notebook}: {part['file'].nunique()} executed, {len(part)} records")
+        varied = {name: _distinct(part[name]) for name in frame.attrs["parameters"]}
+        lines += [
+            f"  parameter {name}: {', '.join(map(str, values[:8]))}{', ...' if len(values) > 8 else ''}"
+            for name, values in varied.items()
+            if len(values) > 1
+        ]
+        for name in frame.attrs["results"]:
+            values = pd.to_numeric(part[name].dropna(), errors="coerce").dropna()
+            if len(values):
+                lines.append(
+                    f"  record {name}: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}"
+                )
+    return "\n".join(lines)
+
+
+def plot(frame, x, y, by=None, kind=".png"):
+    """Plot the mean of a record against a parameter, with Student's 95 % confidence interval of each mean.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `labutils.course.collect` returns it.
+    x, by : str
+        Parameter or record along the x-axis, and one that gets a line for each of its values.
+    y : str
+        Record of numbers.
+    kind : {".png", ".pdf", ".svg"}
+
+    Returns
+    -------
+    bytes
+        The figure's file.
+    str
+        The means and intervals that it shows, as text, and what they are taken over.
+
+    Raises
+    ------
+    course.UsageError
+        If there is no such column, it cannot be plotted, or the kind is another.
+    """
+    _check_kind("figure", kind, FIGURES)
+    groups = [by, x] if by else [x]
+    for name in (*groups, y):
+        _check_column(frame, name)
+    if not _holds_numbers(frame[y]):
+        raise course.UsageError(f"{y} holds no numbers, so it cannot be plotted along y")
+    rows = frame.dropna(subset=[*groups, y]).astype({y: float})
+    if rows.empty:
+        raise course.UsageError(f"no record has {' and '.join([*groups, y])} at once")
+    # the underscores keep them apart from parameters, one of which may well be called n
+    means = rows.groupby(groups)[y].agg(_n="count", _mean="mean", _sd="std").reset_index()
+    factor = stats.t.ppf((1 + CONFIDENCE) / 2, (means["_n"] - 1).clip(lower=1))
+    means["_half"] = factor * means["_sd"] / means["_n"] ** 0.5
+    what = _what_is_shown(rows, groups, means["_n"])
+    figure = _draw(means, x, y, by, what)
+    file = io.BytesIO()
+    figure.savefig(file, format=kind[1:], dpi=150)
+    means["_mean"] = means["_mean"].map("{:.4g}".format)
+    means["_half"] = [f"± {half:.3g}" if math.isfinite(half) else "" for half in means["_half"]]
+    shown = means[[*groups, "_mean", "_half", "_n"]]
+    shown = shown.to_string(index=False, header=[*groups, "mean", "interval", "records"])
+    return file.getvalue(), f"{shown}\n{y}: {what}"
+
+
+def _draw(means, x, y, by, what):
+    with matplotlib.rc_context(lesson.STYLE):
+        figure = Figure(figsize=(6.4, 4.4))
+        ax = figure.subplots()
+        is_number = _holds_numbers(means[x])
+        ticks = {value: place for place, value in enumerate(_distinct(means[x]))}
+        for value, part in means.groupby(by) if by else [(None, means)]:
+            places = part[x].astype(float) if is_number else part[x].map(ticks)
+            label = f"{by} = {value}" if by else None
+            ax.errorbar(places, part["_mean"], yerr=part["_half"].fillna(0), capsize=4, label=label)
+        if not is_number:
+            ax.set_xticks(list(ticks.values()), [str(value) for value in ticks])
+        ax.set(xlabel=x, ylabel=y)
+        ax.set_title(what, fontsize=9)
+        if by:
+            ax.legend()
+    return figure
+
+
+def _what_is_shown(rows, groups, counts):
+    """What a point and its bar are, in words."""
+    others = [name for name in rows.attrs["parameters"] if name not in groups]
+    over = [name for name in others if rows.groupby(groups)[name].nunique().max() > 1]
+    fewest, most = counts.min(), counts.max()
+    if most == 1:
+        return "one record a point"
+    n = str(most) if fewest == most else f"{fewest} to {most}"
+    what = f"mean and 95 % confidence interval (Student's t)\nof {n} records a point"
+    what += f", over {', '.join(over)}" if over else ""
+    if rows.duplicated([*groups, "file"]).any():
+        names = [name for name in rows.attrs["results"] if rows[name].map(type).eq(str).all()]
+        hint = [name for name in names if rows.groupby("file")[name].nunique().max() > 1]
+        what += "; several records of a run are pooled" + (f" (see --by {hint[0]})" if hint else "")
+    return what
+
+
+def _check_kind(what, kind, allowed):
+    if kind not in allowed:
+        raise course.UsageError(
+            f"a {what} is written to a file that ends in {', '.join(allowed)}, got {kind!r}"
+        )
+
+
+def _check_column(frame, name):
+    names = [*frame.attrs["parameters"], *frame.attrs["results"], "notebook"]
+    try:
+        lesson.check_name(name, names, "parameter or record")
+    except ValueError as error:
+        raise course.UsageError(error) from None
+    if frame[name].map(lambda value: isinstance(value, list)).any():
+        raise course.UsageError(f"{name} holds lists, so it cannot be plotted")
+
+
+def _holds_numbers(values):
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _distinct(values):
+    """The different values of a column, in order; those that cannot be compared in the order of their text."""
+    different = {json.dumps(value): value for value in values.dropna().tolist()}
+    try:
+        return sorted(different.values())
+    except TypeError:
+        return [different[text] for text in sorted(different)]
