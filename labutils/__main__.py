@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from labutils import __version__, course, data, experiments
+from labutils import __version__, checks, course, data, experiments, students
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +59,73 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
 def get_data(dataset):
     """Fetch DATASET (mnist, if none is named) into the data cache, or say that it is there."""
     click.echo(data.mnist(dataset, allow_subset=False))
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+def check(notebooks):
+    """Check stored NOTEBOOKs (all of the course, if none is named) without running them.
+
+    A notebook is named by number (9), stem (09_lstm_mnist) or path, so that a changed copy can be checked, too.
+
+    \b
+    What is checked:
+      form           nbformat and ids, kernel, metadata, size, minutes stated
+      outputs        of one clean run, no error or warning, no path of one machine
+      cells          Python, at most 25 lines, no clear_output, semicolon or forbidden tag
+      parameters     one cell of them, read by papermill, each with help, a rule and a quick value
+      exercises      stub, check and folded solution; "not done yet" and "right" are stored
+      accessibility  one title, headings without a gap, alt text for every figure and image,
+                     lines and marks with a contrast of at least 3:1, in the figure style as well
+
+    Each problem is one line: the notebook, the cell, what is wrong, what is allowed. The exit status is 1 if there
+    is any, and 2 if a NOTEBOOK is not there or cannot be read.
+    """
+    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    found = [problem for path in paths for problem in checks.problems(path)] + checks.palette_problems()
+    for problem in found:
+        click.echo(problem)
+    if found:
+        sys.exit(1)
+    click.echo("1 notebook is clean" if len(paths) == 1 else f"{len(paths)} notebooks are clean")
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder.  [default: build/student or build/solved]",
+)
+@click.option("--solved", is_flag=True, help="Fill the solutions into the stubs, for instructors.")
+@click.option(
+    "--force", is_flag=True, help="Replace copies that are there and differ; answers in them are lost."
+)
+def student(notebooks, output, solved, force):
+    """Write student copies of NOTEBOOKs (all of them, if none is named): the exercises open, no solutions.
+
+    A notebook is named by number (9), stem (09_lstm_mnist) or path. What the lesson's cells put out is kept, for
+    comparison; each check says "not done yet", and is folded, since it names the answer. Hints stay.
+
+    With --solved, each stub holds its solution between nbgrader's ### BEGIN SOLUTION and ### END SOLUTION, and each
+    check says "right".
+
+    \b
+    Both carry nbgrader's metadata. To collect and grade with nbgrader, make its source with --solved:
+      labutils student 02 --solved --output COURSE/source/pca
+    and put into COURSE/nbgrader_config.py, so that what it hands out is open and runs to its end, and so that a
+    cell that trains may take its time:
+      c = get_config()
+      c.ClearSolutions.code_stub = {"python": ""}
+      c.Execute.timeout = 1800
+
+    Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
+    """
+    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    output = output or Path("build") / ("solved" if solved else "student")
+    copies = students.make(paths, output, solved=solved, force=force)
+    click.echo(f"{'Solved' if solved else 'Student'} copies: {len(copies)} in {output}")
 
 
 @cli.command()

@@ -1,13 +1,16 @@
 """The stored notebooks keep the rules, and the rules catch what breaks them."""
 
 import copy
+import json
 
 import nbformat
 import pytest
 import yaml
-from notebook_checks import problems
+from click.testing import CliRunner
+from cycler import cycler
 
-from labutils import course
+from labutils import checks, course, lesson
+from labutils.__main__ import cli
 
 QUICK = yaml.safe_load(course.QUICK.read_text(encoding="utf-8"))
 NOTEBOOKS = course.notebooks()
@@ -15,7 +18,7 @@ NOTEBOOKS = course.notebooks()
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_notebook_has_no_problem(path):
-    assert problems(path, QUICK) == []
+    assert checks.problems(path, QUICK) == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -25,17 +28,6 @@ def test_quick_values_are_allowed(path):
 
 def test_quick_values_belong_to_notebooks():
     assert set(QUICK) == {path.stem for path in NOTEBOOKS}
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_exercise_is_not_done_in_the_page_and_right_in_its_solution(path):
-    cells = course.read(path).cells
-    for number, cell in enumerate(cells):
-        if "solution" in cell.metadata.get("tags", []):
-            assert cell.outputs[0].text == "right\n"
-            assert cell.metadata.jupyter.source_hidden
-            before = [c for c in cells[:number] if "check_exercise" in c.source]
-            assert before[-1].outputs[0].text == "not done yet\n"
 
 
 def _without_tag(node):
@@ -50,45 +42,145 @@ def _parameters_cell(node):
     return next(cell for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
 
 
+def _tagged(node, tag):
+    return next(cell for cell in node.cells if tag in cell.metadata.get("tags", []))
+
+
+def _markdown(source):
+    return lambda node: node.cells.append(nbformat.v4.new_markdown_cell(source))
+
+
+def _html(source):
+    """Add an output of HTML to the first code cell."""
+    return lambda node: node.cells[1].outputs.append(
+        nbformat.v4.new_output("display_data", data={"text/html": source})
+    )
+
+
+# What is done to a clean notebook, by (what is wrong then, the cell that is named).
 BREAKAGES = {
-    "first-level headings": lambda node: node.cells.append(nbformat.v4.new_markdown_cell("# Another title")),
-    "minutes to read": lambda node: node.cells[0].update(source="# Title"),
-    "metadata": lambda node: node.metadata.update(papermill={}),
-    "cell metadata|has metadata": lambda node: node.cells[0].metadata.update(papermill={}),
-    "Python version": lambda node: node.metadata.language_info.update(version="3.11.7"),
-    "kernel python3": lambda node: node.metadata.kernelspec.update(name="my-kernel"),
-    "clean run": lambda node: node.cells[1].update(execution_count=99),
-    "error or a warning": lambda node: node.cells[1].outputs.append(
+    ("has 2 first-level headings", ""): _markdown("# Another title"),
+    ("has 3 first-level headings", ""): _markdown("Two more\n===\n\n<h1>three</h1>"),
+    ("has a heading of level 4 after one of level 2", "(## One)"): _markdown("## One\n\n#### Two lower"),
+    ("has a heading of level 2 after none", "cell 1"): lambda node: node.cells[0].update(
+        source="## Lower\n\n" + node.cells[0].source
+    ),
+    ("has an image without alt text", "(![](figure.png))"): _markdown("![](figure.png)"),
+    ("has an image without alt text", '(<img src="a.png">)'): _markdown('<img src="a.png">'),
+    ("has an image without alt text", "cell 2"): _html('<p><img src="a.png" alt=" "></p>'),
+    ("#56B4E9 has a contrast of 2.3:1 to white", "cell 2"): lambda node: node.cells[1].update(
+        source='ax.plot([1, 2], color="#56B4E9")'
+    ),
+    ("yellow has a contrast of 1.1:1 to white", "cell 2"): lambda node: node.cells[1].update(
+        source='plt.axvline(1, c="yellow")'
+    ),
+    ("does not state its time", ""): lambda node: node.cells[0].update(source="# Title"),
+    ("has metadata", ""): lambda node: node.metadata.update(papermill={}),
+    ("has metadata", "cell 1"): lambda node: node.cells[0].metadata.update(papermill={}),
+    ("Python version", ""): lambda node: node.metadata.language_info.update(version="3.11.7"),
+    ("kernel python3", ""): lambda node: node.metadata.kernelspec.update(name="my-kernel"),
+    ("is not valid", ""): lambda node: node.cells[1].update(execution_count="first"),
+    ("two with the same", ""): lambda node: node.cells[1].update(id=node.cells[0].id),
+    ("bytes", ""): _html("word " * 200_000),
+    ("clean run", ""): lambda node: node.cells[1].update(execution_count=99),
+    ("error or a warning", "cell 2"): lambda node: node.cells[1].outputs.append(
         nbformat.v4.new_output("stream", name="stderr", text="careful")
     ),
-    "alt text": lambda node: _figure(node).metadata.clear(),
-    "path of one machine": lambda node: node.cells[1].outputs.append(
+    ("a figure without alt text", "cell"): lambda node: _figure(node).metadata.clear(),
+    ("path of one machine", "cell 2"): lambda node: node.cells[1].outputs.append(
         nbformat.v4.new_output("stream", name="stdout", text="/" + "home/ada/data")
     ),
-    "is tagged": lambda node: node.cells[1].metadata.update(tags=["raises-exception"]),
-    "lines, more than": lambda node: node.cells[1].update(source="x = 1\n" * 26),
-    "clears its output": lambda node: node.cells[1].update(source="clear_output()"),
-    "semicolon": lambda node: node.cells[1].update(source="plt.plot(x);"),
-    "cells tagged parameters": _without_tag,
-    "cannot read the parameter": lambda node: _parameters_cell(node).update(
+    ("is tagged raises-exception", "cell 2"): lambda node: node.cells[1].metadata.update(
+        tags=["raises-exception"]
+    ),
+    ("has 26 lines", "cell 2 (x = 1)"): lambda node: node.cells[1].update(source="x = 1\n" * 26),
+    ("clears its output", "cell 2"): lambda node: node.cells[1].update(source="clear_output()"),
+    ("semicolon", "cell 2"): lambda node: node.cells[1].update(source="plt.plot(x);"),
+    ("is not Python", "cell 2 (%matplotlib inline)"): lambda node: node.cells[1].update(
+        source="%matplotlib inline"
+    ),
+    ("has 0 cells tagged parameters", ""): lambda node: _tagged(node, "parameters").metadata.update(tags=[]),
+    ("papermill cannot read", "(seed: int | None"): lambda node: _tagged(node, "parameters").update(
         source="seed: int | None = 3  # seed"
     ),
-    "has no help": lambda node: _parameters_cell(node).update(source="seed: int = 3"),
-    "not name: type": lambda node: _parameters_cell(node).update(source="seed = 3  # seed"),
-    "and rules": lambda node: _parameters_cell(node).update(source="extra: int = 3  # one too many"),
-    "which it does not have": lambda node: _parameters_cell(node).update(source="seed: int = 3  # seed"),
+    ("has no help", "(seed: int"): lambda node: _tagged(node, "parameters").update(source="seed: int = 3"),
+    ("holds 'seed = 3'", "(seed"): lambda node: _tagged(node, "parameters").update(source="seed = 3  # seed"),
+    ("and rules", "(extra"): lambda node: _tagged(node, "parameters").update(
+        source="extra: int = 3  # one too many"
+    ),
+    ("tests/quick.yml sets", "(seed"): lambda node: _tagged(node, "parameters").update(
+        source="seed: int = 3  # seed"
+    ),
+    ("does not check its parameters", ""): lambda node: next(
+        cell for cell in node.cells if "check_parameters" in cell.source
+    ).update(source="lesson.setup(seed)"),
+    ("does not print 'not done yet' alone", "(mistakes"): lambda node: next(
+        cell for cell in node.cells if cell.source.startswith("mistakes")
+    ).update(outputs=[]),
+    ("does not print 'right' alone", "cell"): lambda node: (
+        _tagged(node, "solution").outputs[0].update(text="wrong: off by one\n")
+    ),
+    ("is not folded", "cell"): lambda node: _tagged(node, "solution").metadata.pop("jupyter"),
+    ("checks an exercise that has no solution", "cell"): lambda node: _tagged(
+        node, "solution"
+    ).metadata.update(tags=[]),
+    ("exercise 1, before the check there must be a stub", ""): lambda node: next(
+        cell for cell in node.cells if cell.source.startswith("numbers_per_step = None")
+    ).update(source="numbers_per_step = 28"),
+    ("exercise 1, the solution must end in", ""): lambda node: _tagged(node, "solution").update(
+        source="print('right')"
+    ),
 }
 
 
-@pytest.mark.parametrize("sentence", BREAKAGES)
-def test_broken_notebook_is_found_out(sentence, tmp_path):
+@pytest.mark.filterwarnings("ignore")  # of nbformat, about the invalid files
+@pytest.mark.parametrize(("wrong", "place"), BREAKAGES)
+def test_broken_notebook_is_found_out(wrong, place, tmp_path):
     path = NOTEBOOKS[0]
     node = copy.deepcopy(course.read(path))
-    BREAKAGES[sentence](node)
+    BREAKAGES[wrong, place](node)
     broken = tmp_path / path.name
-    nbformat.write(node, broken)
-    assert any(sentence.split("|")[-1] in problem for problem in problems(broken, QUICK))
+    broken.write_text(json.dumps(node), encoding="utf-8")
+    found = [problem for problem in checks.problems(broken, QUICK) if wrong in problem.wrong]
+    assert any(place in problem.cell if place else not problem.cell for problem in found)
+    assert all(len(str(problem).splitlines()) == 1 for problem in found)
 
 
 def test_notebook_without_quick_values_is_found_out():
-    assert "has no values in quick.yml" in problems(NOTEBOOKS[0], {})
+    assert "has no values in tests/quick.yml" in [p.wrong for p in checks.problems(NOTEBOOKS[0], {})]
+
+
+def test_comment_in_a_code_block_is_no_heading(tmp_path):
+    node = course.read(NOTEBOOKS[0])
+    _markdown("```\n# a comment\n```")(node)
+    nbformat.write(node, tmp_path / NOTEBOOKS[0].name)
+    assert checks.problems(tmp_path / NOTEBOOKS[0].name, QUICK) == []
+
+
+@pytest.mark.parametrize(
+    ("colour", "ratio"),
+    [("white", 1), ("black", 21), ("#767676", 4.54), ("#0072B2", 5.19), ("#E69F00", 2.25)],
+)
+def test_contrast_is_that_of_wcag(colour, ratio):
+    assert checks.contrast(colour) == pytest.approx(ratio, abs=0.005)
+    assert checks.contrast("white", colour) == checks.contrast(colour)
+
+
+def test_figure_style_is_drawn_in_colours_with_contrast():
+    assert checks.palette_problems() == []
+    pale = {**lesson.STYLE, "axes.prop_cycle": cycler(color=["black", "#56B4E9"])}
+    (problem,) = checks.palette_problems(pale)
+    assert str(problem) == (
+        "figure style, colour C1: #56B4E9 has a contrast of 2.3:1 to white; lines and marks need at least 3:1"
+    )
+
+
+def test_check_command_says_what_is_wrong_and_where_or_how_many_are_clean(tmp_path):
+    result = CliRunner().invoke(cli, ["check", "00"])
+    assert (result.exit_code, result.output) == (0, "1 notebook is clean\n")
+    node = course.read(NOTEBOOKS[0])
+    node.cells[1].source = "x = 1\n" * 26
+    nbformat.write(node, tmp_path / "00_start_here.ipynb")
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "00_start_here.ipynb")])
+    assert result.exit_code == 1
+    assert result.output == "00_start_here, cell 2 (x = 1): has 26 lines; at most 25 are allowed\n"

@@ -1,0 +1,325 @@
+"""What must hold for every stored notebook; needs no kernel."""
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import nbformat
+
+from labutils import course, lesson, students
+
+FORBIDDEN_TAGS = {"injected-parameters", "papermill-error-cell-tag", "raises-exception"}
+MACHINE_PATH = re.compile(r"(?<![\w:/])/(home|root|tmp|Users|work|usr|var)/|[A-Z]:\\\\")
+LONGEST_CELL = 25
+LARGEST_FILE = 1_000_000
+LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11, for lines and marks
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/svg+xml")
+# Calls that draw lines and marks; areas, and greys for what is to recede, may be lighter.
+LINES_AND_MARKS = {"plot", "loglog", "semilogx", "semilogy", "errorbar", "scatter", "step", "stem"}
+LINES_AND_MARKS |= {"axline", "axhline", "axvline", "hlines", "vlines"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a notebook, and what is allowed; `cell` says where, if it is in one cell."""
+
+    notebook: str
+    cell: str
+    wrong: str
+    allowed: str
+
+    def __str__(self):
+        return f"{', '.join(filter(None, (self.notebook, self.cell)))}: {self.wrong}; {self.allowed}"
+
+
+def problems(path, quick=None):
+    """Everything that is wrong with a stored notebook.
+
+    Parameters
+    ----------
+    path : path-like
+    quick : dict, optional
+        Content of quick.yml; read from there if not given.
+
+    Returns
+    -------
+    list of Problem
+
+    Raises
+    ------
+    course.UsageError
+        If the file is not a notebook.
+    """
+    path = Path(path)
+    quick = course.quick_parameters() if quick is None else quick
+    node = course.read(path)
+    found = [*_format(path, node), *_outputs(node), *_accessibility(node), *_exercises(node)]
+    broken = list(_not_python(node))
+    found += broken or [*_cells(node), *_parameters(path, node, quick)]
+    return [Problem(path.stem, _place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
+
+
+def palette_problems(style=lesson.STYLE):
+    """Colours of a figure style that are too pale on its white ground.
+
+    Parameters
+    ----------
+    style : dict
+        Matplotlib's settings, with ``axes.prop_cycle``.
+
+    Returns
+    -------
+    list of Problem
+    """
+    return [
+        Problem("figure style", f"colour C{number}", *_too_pale(colour))
+        for number, colour in enumerate(style["axes.prop_cycle"].by_key()["color"])
+        if contrast(colour) < LEAST_CONTRAST
+    ]
+
+
+def contrast(colour, ground="white"):
+    """WCAG's contrast of two colours, from 1 (the same) to 21 (black on white).
+
+    Parameters
+    ----------
+    colour, ground : matplotlib colour
+
+    Returns
+    -------
+    float
+    """
+    lighter, darker = sorted(map(_luminance, (colour, ground)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour):
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in mpl.colors.to_rgb(colour)]
+    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def _too_pale(colour):
+    return (
+        f"{colour} has a contrast of {contrast(colour):.1f}:1 to white",
+        f"lines and marks need at least {LEAST_CONTRAST:g}:1",
+    )
+
+
+def _place(node, cell):
+    """Number of a cell, counted from 1, and the start of its first line, by which an editor finds it."""
+    if cell is None:
+        return ""
+    number = next(n for n, other in enumerate(node.cells, 1) if other is cell)
+    line = next(iter(cell.source.strip().splitlines()), "")
+    return f"cell {number} ({line if len(line) <= 40 else line[:37] + '...'})"
+
+
+def _code(node):
+    return [cell for cell in node.cells if cell.cell_type == "code"]
+
+
+def _tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def _format(path, node):
+    normal = "let make outputs normalise it"
+    try:
+        nbformat.validate(node)
+    except nbformat.ValidationError as error:
+        yield None, f"is not valid ({str(error).splitlines()[0]})", "the format is nbformat 4.5"
+    ids = [cell.get("id") for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", [])]
+    if None in ids or len(set(ids)) < len(ids):
+        yield None, "has cells without an id, or two with the same", "each cell needs an id of its own"
+    if path.stat().st_size > LARGEST_FILE:
+        yield None, f"has {path.stat().st_size} bytes", f"at most {LARGEST_FILE} are allowed"
+    if set(node.metadata) - {"kernelspec", "language_info"}:
+        yield None, f"has metadata {sorted(node.metadata)}", f"only kernelspec and language_info; {normal}"
+    if node.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield None, "does not name the kernel python3", "other kernels are not there for everyone"
+    if "version" in node.metadata.get("language_info", {}):
+        yield None, "names a Python version in its metadata", normal
+    for cell in node.cells:
+        if set(cell.metadata) - {"tags", "jupyter"}:
+            yield (
+                cell,
+                f"has metadata {sorted(cell.metadata)}",
+                f"only tags and jupyter are allowed; {normal}",
+            )
+    if course.minutes(path) == (0, 0):
+        yield None, "does not state its time", "write **Time**: N minutes to read, M minutes to run."
+
+
+def _outputs(node):
+    counts = [cell.execution_count for cell in _code(node)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield (
+            None,
+            "is not stored from one clean run from top to bottom",
+            "restart the kernel and run all cells",
+        )
+    for cell in _code(node):
+        for output in cell.outputs:
+            if output.output_type == "error" or output.get("name") == "stderr":
+                yield cell, "stores an error or a warning", "a page shows neither"
+            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            if MACHINE_PATH.search(text):
+                yield cell, "stores a path of one machine", "print names of files, not where they lie"
+
+
+def _accessibility(node):
+    level = titles = 0
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            page = _page(cell.source)
+            for heading in page.find_all(re.compile("^h[1-6]$")):
+                new = int(heading.name[1])
+                titles += new == 1
+                if new > level + 1:
+                    before = f"one of level {level}" if level else "none"
+                    wrong = f"has a heading of level {new} after {before} ({heading.get_text()})"
+                    yield cell, wrong, "a heading may be one level below the one before it, not more"
+                level = new
+            yield from _images_without_alt(cell, page)
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            for kind in IMAGE_TYPES:
+                if kind in shown and not output.metadata.get(kind, {}).get("alt"):
+                    yield cell, "has a figure without alt text", "show it with lesson.show(figure, alt)"
+            if "text/html" in shown:
+                yield from _images_without_alt(cell, _parse_html(shown["text/html"]))
+    if titles != 1:
+        yield None, f"has {titles} first-level headings", "exactly one is allowed, the title"
+
+
+def _images_without_alt(cell, page):
+    for image in page.find_all("img"):
+        if not image.get("alt", "").strip():
+            yield (
+                cell,
+                "has an image without alt text",
+                "say in a sentence what is to be seen: ![sentence](file)",
+            )
+
+
+def _page(markdown):
+    """A Markdown cell as the page shows it."""
+    from nbconvert.filters import markdown2html  # takes seconds to import
+
+    return _parse_html(markdown2html(markdown))
+
+
+def _parse_html(text):
+    from bs4 import BeautifulSoup
+
+    return BeautifulSoup(text, "html.parser")
+
+
+def _exercises(node):
+    try:
+        found = students.exercises(node)
+        students.with_solutions(node)
+    except students.ExerciseError as error:
+        yield None, str(error).replace(": ", ", ", 1), "a student's copy could not be made"
+        return
+    checks = {exercise.check for exercise in found}
+    for number, cell in enumerate(node.cells):
+        if cell.cell_type != "code":
+            continue
+        printed = [output.get("text") for output in cell.outputs]
+        if number in checks and printed != ["not done yet\n"]:
+            yield cell, "does not print 'not done yet' alone", "exercises are stored unanswered"
+        if "solution" in _tags(cell):
+            if printed != ["right\n"]:
+                yield cell, "does not print 'right' alone", "a solution ends in its exercise's check"
+            if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+                yield cell, "is not folded", 'a solution has the metadata "jupyter": {"source_hidden": true}'
+        elif number not in checks and "check_exercise(" in cell.source:
+            yield (
+                cell,
+                "checks an exercise that has no solution",
+                "the next code cell must be tagged solution",
+            )
+
+
+def _not_python(node):
+    for cell in _code(node):
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            yield (
+                cell,
+                f"is not Python ({error.msg}, line {error.lineno})",
+                "magics and shell lines are not allowed",
+            )
+
+
+def _cells(node):
+    for cell in _code(node):
+        if FORBIDDEN_TAGS & set(_tags(cell)):
+            wrong = f"is tagged {', '.join(FORBIDDEN_TAGS & set(_tags(cell)))}"
+            yield cell, wrong, f"{', '.join(sorted(FORBIDDEN_TAGS))} are not allowed"
+        lines = cell.source.splitlines()
+        if len(lines) > LONGEST_CELL:
+            yield cell, f"has {len(lines)} lines", f"at most {LONGEST_CELL} are allowed"
+        if "clear_output" in cell.source:
+            yield cell, "clears its output", "print a line for each step instead"
+        if any(line.rstrip().endswith(";") for line in lines):
+            yield cell, "ends a line with a semicolon", "end a figure with lesson.show"
+        yield from _colours(cell)
+
+
+def _colours(cell):
+    """Colours written out in calls that draw lines or marks."""
+    for call in ast.walk(ast.parse(cell.source)):
+        drawn = isinstance(call, ast.Call) and getattr(call.func, "attr", "") in LINES_AND_MARKS
+        for keyword in call.keywords if drawn else ():
+            if keyword.arg in ("c", "color") and isinstance(keyword.value, ast.Constant):
+                colour = keyword.value.value
+                if _is_named(colour) and contrast(colour) < LEAST_CONTRAST:
+                    yield cell, *_too_pale(colour)
+
+
+def _is_named(colour):
+    """Whether this is a colour by itself, neither a grey nor a place in the figure style's cycle."""
+    named = mpl.colors.is_color_like(colour) and not re.fullmatch(r"C\d+", str(colour))
+    return named and len(set(mpl.colors.to_rgb(colour))) > 1
+
+
+def _parameters(path, node, quick):
+    import papermill  # takes a second to import
+
+    tagged = [cell for cell in _code(node) if "parameters" in _tags(cell)]
+    if len(tagged) != 1:
+        yield None, f"has {len(tagged)} cells tagged parameters", "exactly one is needed"
+        return
+    (cell,) = tagged
+    form = "each line is name: type = literal  # help in words"
+    names = []
+    for statement in ast.parse(cell.source).body:
+        if isinstance(statement, ast.AnnAssign):
+            names.append(statement.target.id)
+        else:
+            yield cell, f"holds {ast.unparse(statement)!r}", form
+    read = papermill.inspect_notebook(str(path))
+    for name in names:
+        if name not in read:
+            yield cell, f"has the parameter {name}, which papermill cannot read", form
+        elif not read[name]["help"]:
+            yield cell, f"has no help for the parameter {name}", form
+    try:
+        rules = course.read_rules(path)
+    except course.UsageError as error:
+        yield None, str(error), "call lesson.check_parameters with a literal rule for each parameter"
+    else:
+        if set(rules) != set(names):
+            wrong = f"has the parameters {sorted(names)} and rules for {sorted(rules)}"
+            yield cell, wrong, "lesson.check_parameters needs one rule for each parameter"
+    unknown = set(quick.get(path.stem, {})) - set(names)
+    if unknown:
+        yield cell, f"lacks {sorted(unknown)}, which tests/quick.yml sets", "both must have the same names"
+    if path.stem not in quick and path.resolve().parent == course.NOTEBOOKS:
+        yield None, "has no values in tests/quick.yml", "a lesson of the course needs them for its quick run"

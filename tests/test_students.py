@@ -1,0 +1,408 @@
+"""Every exercise of every notebook: a copy is open, its solution is right, and plausible mistakes are refused.
+
+The exercises of a notebook, and what they depend on, run once in this process with the quick values.
+"""
+
+import ast
+import contextlib
+import dis
+import io
+import json
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from papermill.translators import translate_parameters
+
+from labutils import course, lesson, students
+from labutils.__main__ import cli
+
+QUICK = course.quick_parameters()
+NOTEBOOKS = course.notebooks()
+
+# Wrong answers to exercises whose mistakes depend on the answer, so that the right one lists none.
+WRONG = {
+    ("03_ica", 3): ["[4, 3, 2, 0]", "[0, 4, 2, 0]", "[4, 4, 2]"],
+    ("03_ica", 5): ["lambda Z: np.linalg.eigh(Z.T @ Z)", "lambda Z: Z", "lambda Z: 2 * np.eye(4)"],
+    ("07_which_representation", 4): ["['PCA', 'FA', 'SFA', 'PCA']", "'ICA'", "['ICA', 'FA', 'SFA', 'ICA']"],
+}
+# The list of mistakes ends in all orders of four letters, some of which stand there already.
+LISTED_TWICE = {("01_linear_factor_models", 2)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_are_open_in_the_copy_and_right_when_solved_and_mistakes_are_refused(path, monkeypatch):
+    node = course.read(path)
+    copy, solved = students.without_solutions(node), students.with_solutions(node)
+    found = students.exercises(node)
+    assert found
+    asked = record_checks(monkeypatch)
+    monkeypatch.setattr(lesson, "show", lambda figure, *_, **__: plt.close(figure))
+    # The copies lack the solution cells of the exercises before.
+    stubs = {exercise.stub - exercise.number + 1: exercise for exercise in found}
+    checks = {exercise.check - exercise.number + 1: exercise for exercise in found}
+    namespace = {"__name__": "lesson"}
+    with mpl.rc_context():
+        for number in slice_of(copy.cells, {**dict.fromkeys(checks), **{n: solved.cells[n] for n in stubs}}):
+            said = execute(copy.cells[number], namespace, path.stem)
+            if number not in checks:
+                continue
+            assert said == "not done yet\n"
+            answer, which = checks[number].answer, (path.stem, checks[number].number)
+            (stub,) = (n for n, exercise in stubs.items() if exercise is checks[number])
+            execute(solved.cells[stub], namespace)
+            assert execute(solved.cells[number], namespace) == "right\n"
+            n_refused = refuse_listed(copy.cells[number], answer, namespace, asked[-1], which in LISTED_TWICE)
+            n_refused += refuse_given(copy.cells[number], answer, namespace, WRONG.get(which, []))
+            assert n_refused, f"{which}: no wrong answer was tried"
+
+
+def record_checks(monkeypatch):
+    """Arguments of each call of `lesson.check_exercise`, as they come."""
+    asked = []
+    original = lesson.check_exercise
+
+    def recording(answer, expected, **settings):
+        asked.append((answer, expected, {"mistakes": (), "rtol": 1e-5, "atol": 1e-8, **settings}))
+        original(answer, expected, **settings)
+
+    monkeypatch.setattr(lesson, "check_exercise", recording)
+    return asked
+
+
+def refuse_listed(check, answer, namespace, asked, twice):
+    """Each listed mistake gets its own message, from the check cell too where that asks for the answer itself."""
+    right, expected, settings = asked
+    itself = right is namespace[answer]
+    n_refused = 0
+    for wrong, message in settings["mistakes"]:
+        if is_right(wrong, expected):  # by chance of the data, or because the entry is made from the answer
+            continue
+        said = lesson._feedback(wrong, expected, **settings)
+        assert said == f"wrong: {message}" or (twice and said.startswith("wrong: ")), (wrong, said)
+        n_refused += 1
+        if itself:
+            namespace[answer] = wrong
+            assert execute(check, namespace) == f"{said}\n"
+    return n_refused
+
+
+def refuse_given(check, answer, namespace, wrong_answers):
+    """The check cell refuses wrong answers, and so does a grader who runs what follows it."""
+    for wrong in wrong_answers:
+        namespace[answer] = eval(wrong, namespace)
+        assert "wrong: " in execute(check, namespace), wrong
+        with pytest.raises(AssertionError):
+            lesson.require_right()
+    return len(wrong_answers)
+
+
+def is_right(wrong, expected):
+    """Whether a listed mistake is the right answer itself, and not only near to it."""
+    if isinstance(expected, str):
+        return wrong == expected
+    wrong, expected = lesson._as_array(wrong), lesson._as_array(expected)
+    return wrong.shape == expected.shape and np.allclose(wrong, expected, rtol=1e-12, atol=1e-12)
+
+
+def execute(cell, namespace, stem=None):
+    """Run a cell, with the quick values if it holds the parameters; returns what it prints."""
+    source = cell.source
+    if "parameters" in cell.metadata.get("tags", []):
+        source += "\n" + translate_parameters("python3", "python", QUICK[stem], "Parameters")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(source, "cell", "exec"), namespace)  # noqa: S102 - the project's own lesson
+    return out.getvalue()
+
+
+def slice_of(cells, wanted):
+    """Numbers of the cells that the wanted ones depend on through the names that they use, and those themselves.
+
+    `wanted` maps a cell's number to None, or to another cell that will run there as well.
+    """
+    code = {number: cell for number, cell in enumerate(cells) if cell.cell_type == "code"}
+    modules = {
+        (alias.asname or alias.name).split(".")[0]
+        for cell in code.values()
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    needed, open_names = set(wanted), set()
+    for number in sorted(code, reverse=True):
+        cell = code[number]
+        used, defined, changed = names_of(cell.source)
+        always = "parameters" in cell.metadata.get("tags", []) or "lesson.setup" in cell.source
+        if number in needed or always or open_names & (defined | (changed - modules)):
+            needed.add(number)
+            open_names = (open_names - defined) | used
+        if wanted.get(number):
+            open_names |= names_of(wanted[number].source)[0]
+    return sorted(needed)
+
+
+def names_of(source):
+    """Names that a cell uses, in its functions too; that it defines; and whose objects it changes."""
+    top = compile(source, "cell", "exec")
+    used, defined, changed, codes = set(), set(), set(), [top]
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if hasattr(constant, "co_code")]
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+                used.add(instruction.argval)
+            elif instruction.opname == "STORE_NAME" and code is top:
+                defined.add(instruction.argval)
+    for node in ast.walk(ast.parse(source)):
+        call = node.value if isinstance(node, ast.Expr) else None
+        target = call.func if isinstance(call, ast.Call) else node
+        stored = target is not node or isinstance(getattr(node, "ctx", None), ast.Store)
+        while isinstance(target, ast.Attribute | ast.Subscript):
+            target = target.value
+            if isinstance(target, ast.Name) and stored:
+                changed.add(target.id)
+    return used, defined, changed
+
+
+STUB, CHECK = "answer = None  # here", "lesson.check_exercise(answer, 4)"
+
+
+@pytest.mark.parametrize(
+    ("stub", "check", "solution", "filled"),
+    [
+        (STUB, CHECK, "lesson.check_exercise(2 + 2, 4)", "answer = 2 + 2"),
+        (
+            STUB,
+            CHECK,
+            "two = 2  # why\nlesson.check_exercise(two * 2, 4)",
+            "two = 2  # why\nanswer = two * 2",
+        ),
+        (STUB, CHECK, "answer = 4\nlesson.check_exercise(answer, 4)", "answer = 4"),
+        (STUB, CHECK, "lesson.check_exercise([\n    4,\n], [4])", "answer = [4]"),
+        (
+            STUB,
+            "done = None if answer is None else round(answer)\nlesson.check_exercise(done, 4)",
+            "lesson.check_exercise(round(4.1), 4)",
+            "answer = 4.1",
+        ),
+        (
+            "answers = [None, None]",
+            "if answers:\n    print()\nelse:\n    lesson.check_exercise(answers, [1, 2])",
+            "lesson.check_exercise([1, 2], [1, 2])",
+            "answers = [1, 2]",
+        ),
+        (
+            "blocks = {'i': (None, None)}",
+            "lesson.check_exercise(count(**blocks), 4)",
+            "mine = {'i': (1, 2)}\nlesson.check_exercise(count(**mine), 4)",
+            "mine = {'i': (1, 2)}\nblocks = mine",
+        ),
+        (
+            "def twice(x, n):\n    return None",
+            "lesson.check_exercise(twice(a, b), 4)",
+            "lesson.check_exercise(2 * a + b, 4)",
+            "def twice(x, n):\n    return 2 * x + n",
+        ),
+        (
+            "def twice(x):\n    return None",
+            "results = [twice(x) for x in (1, 2)]\nlesson.check_exercise(results, [2, 4])",
+            "def f(x):\n    return 2 * x\n\n\nresults = [f(x) for x in (1, 2)]\nlesson.check_exercise(results, [2])",
+            "def twice(x):\n    return 2 * x",
+        ),
+        (
+            "def twice(x):\n    return None, None",
+            "x, result = both(twice)\nlesson.check_exercise(result, 4)",
+            "x, result = both(lambda x: (x, 2 * x))\nlesson.check_exercise(result, 4)",
+            "def twice(x):\n    return (x, 2 * x)",
+        ),
+        ("tasks = None", "def check(a):\n    print(a)\n\n\ncheck(tasks)", "check(['a'])", "tasks = ['a']"),
+    ],
+)
+def test_solution_is_read_off_and_bound_to_the_name_of_the_stub(stub, check, solution, filled):
+    assert students.filling(stub, check, solution) == filled
+
+
+@pytest.mark.parametrize(
+    ("stub", "check", "solution", "sentence"),
+    [
+        (
+            STUB,
+            CHECK,
+            "print('right')",
+            "the solution must end in the check's own call, with another expression",
+        ),
+        (STUB, CHECK, "x = 4", "the solution must end in the call of the check"),
+        (
+            STUB,
+            "lesson.check_exercise(answer + 1, 4)",
+            "lesson.check_exercise(2 * 2, 4)",
+            "where answer stands",
+        ),
+        ("def f(x):\n    return None", "lesson.check_exercise(f(3), 4)", CHECK, "must define a function"),
+        (STUB, CHECK, "lesson.check_exercise(4 4)", "a cell is not Python"),
+    ],
+)
+def test_solution_that_cannot_be_read_off_is_refused(stub, check, solution, sentence):
+    with pytest.raises(students.ExerciseError, match=sentence):
+        students.filling(stub, check, solution)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A lesson with one exercise, in a folder of its own."""
+    cell = nbformat.v4.new_code_cell
+    shown = [
+        nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("not done yet\n", "right\n")
+    ]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A tiny lesson"),
+        cell("print('kept')", execution_count=1, outputs=[nbformat.v4.new_output("stream", text="kept\n")]),
+        cell(STUB, execution_count=2),
+        cell(CHECK, execution_count=3, outputs=shown[:1], metadata={"tags": ["nbval-check-output"]}),
+        nbformat.v4.new_markdown_cell("<details><summary>Hint</summary>Two and two.</details>"),
+        cell(
+            "lesson.check_exercise(2 + 2, 4)",
+            execution_count=4,
+            outputs=shown[1:],
+            metadata={"tags": ["solution", "nbval-check-output"], "jupyter": {"source_hidden": True}},
+        ),
+        nbformat.v4.new_markdown_cell("## The end"),
+    ]
+    (tmp_path / "solved").mkdir()
+    path = tmp_path / "solved" / "50_tiny.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def student(*arguments):
+    return CliRunner().invoke(cli, ["student", *map(str, arguments)])
+
+
+def test_student_copy_lacks_the_solution_and_keeps_the_rest(tiny, tmp_path):
+    before = tiny.read_bytes()
+    result = student(tiny, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.output == f"Student copies: 1 in {tmp_path / 'out'}\n"
+    cells = nbformat.read(tmp_path / "out" / tiny.name, as_version=4).cells
+    nbformat.validate(nbformat.read(tmp_path / "out" / tiny.name, as_version=4))
+    assert [cell.source for cell in cells[1:4]] == ["print('kept')", STUB, CHECK]
+    assert [cell.source[:9] for cell in cells[4:]] == ["<details>", "## The en"]
+    assert cells[1].outputs[0].text == "kept\n"
+    assert cells[3].outputs[0].text == "not done yet\n"
+    assert cells[3].metadata.jupyter.source_hidden
+    assert not cells[3].metadata.editable
+    assert "2 + 2" not in (tmp_path / "out" / tiny.name).read_text()
+    assert tiny.read_bytes() == before
+
+
+def test_solved_copy_holds_the_solution_between_nbgraders_delimiters(tiny, tmp_path):
+    assert student(tiny, "--solved", "-o", tmp_path / "out").exit_code == 0
+    cells = nbformat.read(tmp_path / "out" / tiny.name, as_version=4).cells
+    assert cells[2].source == f"{STUB}\n### BEGIN SOLUTION\nanswer = 2 + 2\n### END SOLUTION"
+    assert cells[3].outputs[0].text == "right\n"
+    assert cells[3].source.endswith("### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS")
+
+
+@pytest.mark.parametrize("change", [students.without_solutions, students.with_solutions])
+def test_copies_carry_the_metadata_that_nbgrader_reads(change, tiny):
+    stub, check = (cell.metadata.nbgrader for cell in change(course.read(tiny)).cells[2:4])
+    assert stub == {
+        "schema_version": 3,
+        "task": False,
+        "grade": False,
+        "solution": True,
+        "locked": False,
+        "grade_id": "exercise-1",
+    }
+    assert check == {
+        "schema_version": 3,
+        "task": False,
+        "grade": True,
+        "solution": False,
+        "locked": True,
+        "points": 1,
+        "grade_id": "exercise-1-check",
+    }
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_copies_keep_every_other_cell_and_names_of_exercises_are_unique(path):
+    node = course.read(path)
+    rest = [c for c in node.cells if "solution" not in c.metadata.get("tags", [])]
+    for change in (students.without_solutions, students.with_solutions):
+        cells = change(node).cells
+        assert [cell.id for cell in cells] == [cell.id for cell in rest]
+        names = [c.metadata.nbgrader.grade_id for c in cells if "nbgrader" in c.metadata]
+        assert len(names) == len(set(names)) == 2 * len(students.exercises(node))
+    assert [c.source for c in students.without_solutions(node).cells] == [c.source for c in rest]
+
+
+def test_copy_that_differs_is_replaced_only_when_forced_and_then_all_or_none(tiny, tmp_path):
+    out = tmp_path / "out"
+    assert student(tiny, "-o", out).exit_code == 0
+    assert student(tiny, "-o", out).exit_code == 0  # the same once more
+    answered = (out / tiny.name).read_text().replace("answer = None", "answer = 3")
+    (out / tiny.name).write_text(answered)
+    other = tiny.with_name("51_tiny.ipynb")
+    other.write_bytes(tiny.read_bytes())
+    result = student(other, tiny, "-o", out)
+    assert isinstance(result.exception, course.UsageError)
+    assert "is there already and may hold answers" in str(result.exception)
+    assert (out / tiny.name).read_text() == answered
+    assert not (out / other.name).exists()
+    assert student(tiny, "--force", "-o", out).exit_code == 0
+    assert "answer = None" in (out / tiny.name).read_text()
+
+
+def test_copies_are_not_written_among_solved_notebooks(tiny):
+    for output in (tiny.parent, course.NOTEBOOKS, course.NOTEBOOKS / "student"):
+        with pytest.raises(course.UsageError, match="where solved notebooks are; name another folder"):
+            students.make([tiny], output)
+    assert not (course.NOTEBOOKS / "student").exists()
+
+
+def test_two_notebooks_of_one_name_are_refused(tiny, tmp_path):
+    other = tmp_path / "elsewhere" / tiny.name
+    other.parent.mkdir()
+    other.write_bytes(tiny.read_bytes())
+    with pytest.raises(course.UsageError, match="two of the notebooks are named 50_tiny"):
+        students.make([tiny, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "sentence"),
+    [
+        (2, {"source": "answer = 4"}, "50_tiny, exercise 1: before the check there must be a stub"),
+        (3, {"metadata": {}}, "50_tiny, exercise 1: the code cell before a solution must be its check"),
+    ],
+)
+def test_lesson_whose_exercise_has_another_shape_is_refused(number, change, sentence, tiny, tmp_path):
+    node = json.loads(tiny.read_text())
+    node["cells"][number].update(change)
+    tiny.write_text(json.dumps(node))
+    with pytest.raises(students.ExerciseError, match=sentence):
+        students.make([tiny], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_made_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(course.RunError, match=r"cannot write to .*; name a folder that can with --output"):
+        students.make([tiny], tmp_path / "file" / "out")
+
+
+def test_grader_gives_nothing_for_a_check_that_did_not_say_right(capsys):
+    lesson._said.clear()
+    with pytest.raises(AssertionError, match="not done yet"):
+        lesson.require_right()
+    lesson.check_exercise(3, 4)
+    with pytest.raises(AssertionError, match="wrong: off by one"):
+        lesson.require_right()
+    lesson.check_exercise(4, 4)
+    lesson.require_right()
+    with pytest.raises(AssertionError):  # a check counts once
+        lesson.require_right()
