@@ -67,6 +67,20 @@ def test_a_scalar_linear_unit_multiplies_the_gradient_by_w_at_each_step():
     np.testing.assert_allclose(dh.item(), 1.1**28, rtol=1e-12)
 
 
+def test_the_nonlinearity_is_tanh_unless_told_otherwise_as_in_torch():
+    layer, x, h = _layer("ordinary", "tanh")
+    with torch.no_grad():
+        states = LESSON["rnn_forward"](x, h, *layer.parameters())
+        torch.testing.assert_close(states[:, 1:], layer(x, h[None])[0], rtol=1e-10, atol=1e-12)
+        first = LESSON["rnn_step"](x[:, 0], h, *layer.parameters())
+        torch.testing.assert_close(first, states[:, 1], rtol=1e-10, atol=1e-12)
+        weights = layer.weight_ih_l0, layer.weight_hh_l0
+        dh = torch.ones_like(h)
+        by_default = LESSON["rnn_backward"](dh, x, states, *weights)
+        told = LESSON["rnn_backward"](dh, x, states, *weights, "tanh")
+    assert all(torch.equal(a, b) for a, b in zip(by_default, told, strict=True))
+
+
 @pytest.mark.parametrize("shape", [(4, 3), (2, 0, 3), (3,)])
 def test_sequences_of_another_shape_are_refused(shape):
     layer, _, h = _layer("ordinary", "tanh")
