@@ -93,7 +93,7 @@ def test_seed_draws_the_weights():
 
 def test_run_sets_what_it_declares():
     model = experiments.make_model(Run("LSTM A", 0.1, 0, xavier=True, orthogonal=True, forget_bias=1.0))
-    assert model.lstm.weight_ih_l0.std() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert model.lstm.weight_ih_l0.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     block = model.lstm.weight_hh_l0[:100]
     torch.testing.assert_close(block @ block.T, torch.eye(100), atol=1e-5, rtol=0)
     assert (model.lstm.bias_ih_l0[100:200] == 1).all()
