@@ -191,7 +191,10 @@ def test_interrupt_ends_the_kernels_and_leaves_nothing_half_written(how, tmp_pat
     source = f"import os, time, pathlib\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(60)"
     path = make_notebook(tmp_path / "50_slow.ipynb", source)
     command = [sys.executable, "-m", "labutils", "run", str(path), "--output", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a script's background jobs are deaf to SIGINT, and hand that on; the tests may be such a job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, **pipes) as process:
         assert _until(lambda: pid_file.exists() and pid_file.read_text())
         process.send_signal(how)
         _, errors = process.communicate(timeout=30)

@@ -336,6 +336,8 @@ def test_interrupted_sweep_ends_its_workers_and_kernels_and_writes_nothing_more(
     notebook = make_notebook(tmp_path / "nb.ipynb", noting(log, "time.sleep(60 * (n > 1))"))
     command = [sys.executable, "-m", "labutils", "sweep", notebook, "-g", "n=1,2,3", "-o", out]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a script's background jobs are deaf to SIGINT, and hand that on; the tests may be such a job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, start_new_session=True, **pipes) as driver:
         assert until(lambda: {2, 3} <= set(starts(log)[0]) and names(out))
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the workers, too
