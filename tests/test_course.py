@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from processes import hand_on_interrupts, until
 
 from labutils import course, data
 
@@ -192,10 +192,9 @@ def test_interrupt_ends_the_kernels_and_leaves_nothing_half_written(how, tmp_pat
     path = make_notebook(tmp_path / "50_slow.ipynb", source)
     command = [sys.executable, "-m", "labutils", "run", str(path), "--output", str(tmp_path / "out")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # a script's background jobs are deaf to SIGINT, and hand that on; the tests may be such a job
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hand_on_interrupts()
     with subprocess.Popen(command, **pipes) as process:
-        assert _until(lambda: pid_file.exists() and pid_file.read_text())
+        assert until(lambda: pid_file.exists() and pid_file.read_text(), seconds=30)
         process.send_signal(how)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -204,7 +203,7 @@ def test_interrupt_ends_the_kernels_and_leaves_nothing_half_written(how, tmp_pat
         == "labutils: interrupted; finished notebooks are kept, unfinished ones were not written"
     )
     assert list((tmp_path / "out" / "notebooks").iterdir()) == []
-    assert _until(lambda: not _alive(int(pid_file.read_text())))
+    assert until(lambda: not _alive(int(pid_file.read_text())), seconds=30)
 
 
 def test_run_that_falls_back_to_the_bundled_subset_says_so_on_the_page(tmp_path):
@@ -251,15 +250,6 @@ def test_time_left_counts_what_runs_side_by_side():
 def test_dataset_names_of_the_lessons_are_the_packages():
     rules = [course.read_rules(path).get("dataset") for path in course.notebooks()]
     assert {rule for rule in rules if rule is not None} == {data.DATASETS}
-
-
-def _until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _alive(pid):

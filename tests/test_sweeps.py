@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from processes import hand_on_interrupts, until
 from scipy import stats
 
 import labutils.__main__ as door
@@ -83,15 +83,6 @@ def labutils(monkeypatch, capsys):
         return status, printed.out, printed.err
 
     return run
-
-
-def until(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def is_alive(pid):
@@ -295,7 +286,7 @@ def test_sweep_goes_on_where_a_killed_driver_stopped(labutils, tmp_path):
     notebook = make_notebook(tmp_path / "nb.ipynb", noting(log, "time.sleep(2 * (n > 1))"))
     command = [sys.executable, "-m", "labutils", "sweep", notebook, "-g", "n=1,2,3,4", "-o", out, "-j", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:
-        assert until(lambda: 2 in starts(log)[0])
+        assert until(lambda: 2 in starts(log)[0], seconds=300)
         driver.kill()
     assert names(out) == ["nb,n=1.ipynb"]
     worker, kernel = starts(log)[1][2]
@@ -336,10 +327,9 @@ def test_interrupted_sweep_ends_its_workers_and_kernels_and_writes_nothing_more(
     notebook = make_notebook(tmp_path / "nb.ipynb", noting(log, "time.sleep(60 * (n > 1))"))
     command = [sys.executable, "-m", "labutils", "sweep", notebook, "-g", "n=1,2,3", "-o", out]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # a script's background jobs are deaf to SIGINT, and hand that on; the tests may be such a job
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hand_on_interrupts()
     with subprocess.Popen(command, start_new_session=True, **pipes) as driver:
-        assert until(lambda: {2, 3} <= set(starts(log)[0]) and names(out))
+        assert until(lambda: {2, 3} <= set(starts(log)[0]) and names(out), seconds=300)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the workers, too
         _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130
@@ -364,7 +354,7 @@ def cluster(tmp_path):
     for role, arguments in (("scheduler", scheduler), ("worker", worker), ("worker", worker)):
         command = [sys.executable, "-m", f"distributed.cli.dask_{role}", *arguments]
         processes.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL))
-    assert until(file.exists)
+    assert until(file.exists, seconds=300)
     yield json.loads(file.read_text())["address"], processes[0]
     for process in processes:
         process.kill()
@@ -381,7 +371,7 @@ def test_sweep_on_a_cluster_outlives_a_killed_worker(cluster, labutils, tmp_path
     killed = []
 
     def kill_a_worker():
-        if until(lambda: len(starts(log)[0]) >= 2):  # both workers are in the middle of a run
+        if until(lambda: len(starts(log)[0]) >= 2, seconds=300):  # both workers are in the middle of a run
             killed.append(starts(log)[1][2][0])
             os.kill(killed[0], signal.SIGKILL)
         (tmp_path / "go").touch()
@@ -404,7 +394,7 @@ def test_scheduler_that_goes_away_ends_the_sweep_with_one_sentence(cluster, labu
     notebook = make_notebook(tmp_path / "nb.ipynb", noting(log, "time.sleep(60 * (n > 1))"))
 
     def kill_the_scheduler():
-        until(lambda: set(starts(log)[0]) >= {2, 3} and out.exists() and names(out))
+        until(lambda: set(starts(log)[0]) >= {2, 3} and out.exists() and names(out), seconds=300)
         scheduler.kill()
 
     killer = threading.Thread(target=kill_the_scheduler)
