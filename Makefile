@@ -2,6 +2,7 @@
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
 # make verify every stored output compared at the default parameters, and the fetching of data
 # make sweep  trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
+# make site   writes the course as static pages into build/site
 # make lab    opens JupyterLab at notebook 00
 
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-key
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 
-.PHONY: run test verify install lab outputs sweep bench clean
+.PHONY: run test verify install site lab outputs sweep bench clean
 
 run: install
 	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
@@ -37,6 +38,9 @@ install: .venv/installed
 lab: install
 	$(BIN)/jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
+
+site: install
+	$(BIN)/labutils site
 
 # Refresh the committed outputs and figures from one clean run at the default parameters.
 outputs: install

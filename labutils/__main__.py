@@ -125,6 +125,36 @@ def student(notebooks, output, solved, force):
 
 
 @cli.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/site"),
+    show_default=True,
+    help="Folder of the pages.",
+)
+def site(notebooks, output):
+    """Write NOTEBOOKs (all of them, if none is named) as static pages, with what they store; nothing is executed.
+
+    A notebook is named by number (9), stem (09_lstm_mnist) or path, so that executed or student copies can be
+    published, too. The pages have contents, search, previous and next (also by the arrow keys), and mathematics that
+    needs no network. Copy the folder to any web server, or open its index.html from disk.
+
+    Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that are there are replaced.
+    """
+    from labutils import site  # Sphinx takes seconds to import
+
+    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    problems = site.build(paths, output)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"Pages: {output / 'index.html'}")
+    if problems:
+        sys.exit(1)
+
+
+@cli.command()
 @click.argument("experiment", type=click.Choice(list(experiments.EXPERIMENTS)))
 @click.option(
     "--table",

@@ -251,6 +251,12 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
     return Summary(queue)
 
 
+def recorded(node):
+    """What the cells of an executed notebook recorded: dicts of ``parameters``, ``results`` and ``provenance``."""
+    outputs = (output.get("data", {}) for cell in code_cells(node) for output in cell.outputs)
+    return [data[lesson.RECORD_TYPE] for data in outputs if lesson.RECORD_TYPE in data]
+
+
 def collect(folder):
     """Read the records of a folder of executed notebooks, and of the folders in it, into one frame.
 
@@ -270,15 +276,13 @@ def collect(folder):
         swept = node.metadata.get(execution.METADATA, {})
         run = {"notebook": swept.get("notebook", path.stem), "file": path.relative_to(folder).as_posix()}
         cost = {"run_seconds": swept["seconds"]} if "seconds" in swept else {}
-        for output in (output for cell in code_cells(node) for output in cell.outputs):
-            content = output.get("data", {}).get(lesson.RECORD_TYPE)
-            if content:
-                origin = content["provenance"]
-                versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions").items())
-                row = {**run, **content["parameters"], **content["results"], **cost}
-                rows.append({**row, **origin, "versions": versions})
-                parameters |= content["parameters"]
-                results |= content["results"] | cost
+        for content in recorded(node):
+            origin = content["provenance"]
+            versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions").items())
+            row = {**run, **content["parameters"], **content["results"], **cost}
+            rows.append({**row, **origin, "versions": versions})
+            parameters |= content["parameters"]
+            results |= content["results"] | cost
     frame = pd.DataFrame(rows)
     whole = [name for name in parameters | results if all(isinstance(row.get(name, 0), int) for row in rows)]
     gaps = [name for name in whole if frame[name].isna().any()]
@@ -288,17 +292,12 @@ def collect(folder):
 
 
 def publish(output):
-    """Write ``results.csv``, one HTML page for each executed notebook, and an index of them, under `output`."""
-    from labutils import pages  # nbconvert takes seconds to import, and only pages need it
+    """Write ``results.csv`` and the pages of all executed notebooks, under `output`."""
+    from labutils import site  # Sphinx takes seconds to import, and only pages need it
 
-    results = collect(output / "notebooks")
-    (output / "pages").mkdir(exist_ok=True)
-    write(output / "results.csv", results.to_csv(index=False))
-    entries = []
-    for path in executed(output / "notebooks"):
-        write(output / "pages" / f"{path.stem}.html", pages.notebook_page(read(path), title(path)))
-        entries.append((path.stem, title(path), *minutes(path)))
-    write(output / "pages" / "index.html", pages.index_page(entries, results))
+    write(output / "results.csv", collect(output / "notebooks").to_csv(index=False))
+    for problem in site.build(executed(output / "notebooks"), output / "pages"):
+        say(problem)
 
 
 def executed(folder, failed=False):
