@@ -218,6 +218,17 @@ def test_pooled_ica_lowers_its_objective():
     assert values[-1] < values[0] - 0.01
 
 
+@pytest.mark.parametrize("n_iters", [0, 1])
+def test_pooled_ica_starts_at_a_rotation_drawn_from_the_generator(n_iters):
+    Z, _ = _white(_groups(3, 2, n=500) @ _mixing(6, 6).T)
+    G = block_neighbourhood(3, 2)
+    starts = [LESSON["pooled_ica"](Z, G, np.random.default_rng(k), n_iters=n_iters)[0] for k in (0, 0, 1)]
+    for R in starts:
+        np.testing.assert_allclose(R @ R.T, np.eye(6), atol=1e-10)
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert np.abs(starts[0] - starts[2]).max() > 0.1
+
+
 def _group_error_by_loops(P, size):
     k = len(P) // size
     B = np.array(
@@ -299,6 +310,12 @@ def test_log_density_is_the_librarys_and_that_of_autograds_determinant(d, n_coup
         prior_part = LESSON["LOG_PRIOR"][prior](model(row[None])).sum()
         expected = prior_part + torch.linalg.slogdet(jacobian).logabsdet
         assert value.item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+def test_log_density_is_by_default_that_of_the_logistic_prior():
+    x, scale = _normal(6, 4), torch.tensor([0.5, -1, 2, 0], dtype=torch.float64)
+    ours = LESSON["nice_log_prob"](x, [], scale)
+    torch.testing.assert_close(ours, LESSON["nice_log_prob"](x, [], scale, "logistic"), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("prior", ["logistic", "gaussian"])
