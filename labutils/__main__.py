@@ -73,12 +73,14 @@ def check(notebooks):
       exercises      stub, check and folded solution; "not done yet" and "right" are stored
       accessibility  one title, headings without a gap, alt text for every figure and image,
                      lines and marks with a contrast of at least 3:1, in the figure style as well
+      vocabulary     tables of symbols and terms at the end, which agree with each other
 
     Each problem is one line: the notebook, the cell, what is wrong, what is allowed. The exit status is 1 if there
     is any, and 2 if a NOTEBOOK is not there or cannot be read.
     """
     paths = [course.find(name) for name in notebooks] or course.notebooks()
-    found = [problem for path in paths for problem in checks.problems(path)] + checks.palette_problems()
+    found = [problem for path in paths for problem in checks.problems(path)]
+    found += checks.vocabulary_problems(paths) + checks.palette_problems()
     for problem in found:
         click.echo(problem)
     if found:

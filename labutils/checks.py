@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import nbformat
 
-from labutils import course, lesson, students
+from labutils import course, lesson, students, vocabulary
 
 FORBIDDEN_TAGS = {"injected-parameters", "papermill-error-cell-tag", "raises-exception"}
 MACHINE_PATH = re.compile(r"(?<![\w:/])/(home|root|tmp|Users|work|usr|var)/|[A-Z]:\\\\")
@@ -60,6 +60,42 @@ def problems(path, quick=None):
     broken = list(_not_python(node))
     found += broken or [*_cells(node), *_parameters(path, node, quick)]
     return [Problem(path.stem, _place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
+
+
+def vocabulary_problems(paths):
+    """Tables of symbols and terms that cannot be read, are missing in a lesson, or contradict each other.
+
+    Parameters
+    ----------
+    paths : list of path-like
+
+    Returns
+    -------
+    list of Problem
+    """
+    problems = []
+    for table in vocabulary.HEADERS:
+        found = []
+        for path in map(Path, paths):
+            try:
+                rows = vocabulary.entries(course.read(path), path.stem, table)
+            except vocabulary.TableError as error:
+                problems.append(Problem(path.stem, "", str(error), "the site collects these tables"))
+                continue
+            found += rows
+            if not rows and path.resolve() in course.notebooks()[1:]:
+                wrong = f"has no table under ### {table}"
+                problems.append(Problem(path.stem, "", wrong, "each lesson after the first ends with one"))
+        for odd, first in vocabulary.conflicts(found, table):
+            wrong = (
+                f"says that {odd.name} is {odd.meaning!r}, and {first.notebook} that it is {first.meaning!r}"
+            )
+            allowed = {
+                "Notation": 'begin with "here" what holds in one lesson only',
+                "Terms": "a term stands in the lesson that introduces it",
+            }
+            problems.append(Problem(odd.notebook, f"table {table}", wrong, allowed[table]))
+    return problems
 
 
 def palette_problems(style=lesson.STYLE):

@@ -23,7 +23,7 @@ from myst_nb.core.render import NbElementRenderer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from labutils import course, lesson
+from labutils import course, lesson, vocabulary
 
 _STYLE = Path(__file__).with_name("site.css")
 _SETTINGS = {
@@ -153,7 +153,8 @@ def broken_links(folder):
 def _write_sources(paths, source):
     """Write what Sphinx reads: prepared notebooks, and pages around them."""
     notebooks = {path.stem: course.read(path) for path in paths}
-    pages = {"results": _results_page(notebooks)}
+    pages = {table.lower(): _vocabulary_page(notebooks, table) for table in vocabulary.HEADERS}
+    pages["results"] = _results_page(notebooks)
     for stem, node in notebooks.items():
         nbformat.write(_prepared(node), source / f"{stem}.ipynb")
     entries = [f"{path.stem.split('_')[0]} {course.title(path)} <{path.stem}>" for path in paths]
@@ -196,6 +197,15 @@ def _front_page(paths, source):
             f"| [{course.title(path)}]({path.stem}.ipynb) | {what} | {to_read or ''} | {to_run or ''} |"
         )
     return opening.strip() + "\n\n" + "\n".join(rows)
+
+
+def _vocabulary_page(notebooks, table):
+    """Page of the symbols or terms of all notebooks; None if no notebook has a table of them."""
+    try:
+        found = [entry for stem, node in notebooks.items() for entry in vocabulary.entries(node, stem, table)]
+    except vocabulary.TableError as error:
+        raise course.RunError(error) from None
+    return vocabulary.page(found, table) if found else None
 
 
 def _results_page(notebooks):
