@@ -1,12 +1,74 @@
 """Command line of the course: ``python -m labutils``, or ``labutils``."""
 
+import importlib
 import sys
 from pathlib import Path
 
 import click
 import yaml
 
-from labutils import __version__, checks, course, data, experiments, records, students, sweeps
+from labutils import NOTEBOOKS, __version__
+
+
+class _Lazy:
+    """A module of the course, imported when it is first used: help and completion do not wait for torch."""
+
+    def __init__(self, name):
+        self._name = f"labutils.{name}"
+
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+checks, course, data, experiments, records, site, students, sweeps = map(
+    _Lazy, ("checks", "course", "data", "experiments", "records", "site", "students", "sweeps")
+)
+
+
+def _notebook_names(context, parameter, incomplete):
+    return [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")) if path.stem.startswith(incomplete)]
+
+
+def _one_of(read):
+    """Settings of an argument whose allowed values are read when they are needed."""
+
+    def complete(context, parameter, incomplete):
+        return [name for name in read() if name.startswith(incomplete)]
+
+    def check(context, parameter, value):
+        if value not in read():
+            raise click.BadParameter(f"{value!r} is not one of {', '.join(read())}")
+        return value
+
+    return {"shell_complete": complete, "callback": check}
+
+
+notebooks_argument = click.argument(
+    "notebooks", nargs=-1, metavar="[NOTEBOOK]...", shell_complete=_notebook_names
+)
+parameter_option = click.option(
+    "-p",
+    "--parameter",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a parameter (in all runs).",
+)
+quick_option = click.option(
+    "--quick", is_flag=True, help="Small values (tests/quick.yml) and the bundled data."
+)
+timeout_option = click.option(
+    "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
+)
+
+
+def jobs_option(what, **settings):
+    return click.option("-j", "--jobs", type=click.IntRange(1, 64), help=what, **settings)
+
+
+def output_option(what, **settings):
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("-o", "--output", type=folder, help=what, **settings)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,19 +78,15 @@ def cli():
 
 
 @cli.command()
-@click.argument("notebooks", nargs=-1)
-@click.option("--quick", is_flag=True, help="Small values (tests/quick.yml) and the bundled data.")
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="Change a parameter.")
+@notebooks_argument
+@quick_option
+@parameter_option
 @click.option(
     "-f", "--file", "file", type=click.Path(path_type=Path), help="YAML file of parameters to change."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="build", show_default=True)
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Notebooks at a time."
-)
-@click.option(
-    "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
-)
+@output_option("Folder to write to.", default=Path("build"), show_default=True)
+@jobs_option("Notebooks at a time.", default=2, show_default=True)
+@timeout_option
 def run(notebooks, quick, pairs, file, output, jobs, timeout):
     """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
 
@@ -51,14 +109,17 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
 
 
 @cli.command(name="data")
-@click.argument("dataset", type=click.Choice(data.DATASETS), default="mnist")
+@click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
 def get_data(dataset):
-    """Fetch DATASET (mnist, if none is named) into the data cache, or say that it is there."""
+    """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
+
+    mnist-mini, a subset of MNIST, comes with the course and is there already.
+    """
     click.echo(data.mnist(dataset, allow_subset=False))
 
 
 @cli.command()
-@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@notebooks_argument
 def check(notebooks):
     """Check stored NOTEBOOKs (all of the course, if none is named) without running them.
 
@@ -89,13 +150,8 @@ def check(notebooks):
 
 
 @cli.command()
-@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Folder.  [default: build/student or build/solved]",
-)
+@notebooks_argument
+@output_option("Folder.  [default: build/student or build/solved]")
 @click.option("--solved", is_flag=True, help="Fill the solutions into the stubs, for instructors.")
 @click.option(
     "--force", is_flag=True, help="Replace copies that are there and differ; answers in them are lost."
@@ -126,17 +182,10 @@ def student(notebooks, output, solved, force):
     click.echo(f"{'Solved' if solved else 'Student'} copies: {len(copies)} in {output}")
 
 
-@cli.command()
-@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("build/site"),
-    show_default=True,
-    help="Folder of the pages.",
-)
-def site(notebooks, output):
+@cli.command(name="site")
+@notebooks_argument
+@output_option("Folder of the pages.", default=Path("build/site"), show_default=True)
+def make_site(notebooks, output):
     """Write NOTEBOOKs (all of them, if none is named) as static pages, with what they store; nothing is executed.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path, so that executed or student copies can be
@@ -145,8 +194,6 @@ def site(notebooks, output):
 
     Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that are there are replaced.
     """
-    from labutils import site  # Sphinx takes seconds to import
-
     paths = [course.find(name) for name in notebooks] or course.notebooks()
     problems = site.build(paths, output)
     for problem in problems:
@@ -157,22 +204,21 @@ def site(notebooks, output):
 
 
 @cli.command()
-@click.argument("experiment", type=click.Choice(list(experiments.EXPERIMENTS)))
+@click.argument("experiment", **_one_of(lambda: list(experiments.EXPERIMENTS)))
 @click.option(
     "--table",
     type=click.Path(dir_okay=False, path_type=Path),
     help="CSV file  [default: notebooks/results/EXPERIMENT.csv]",
 )
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Models at a time."
-)
+@jobs_option("Models at a time.", default=2, show_default=True)
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
 )
 def train(experiment, table, jobs, device):
-    """Train the runs of EXPERIMENT that its table of results lacks, and add a row for each.
+    """Train the runs of EXPERIMENT (six_models, long_runs, recipe_search or recipe) that its table of results lacks.
 
-    It says beforehand how long that takes, and can be interrupted and started again at any time.
+    A row is added for each. It says beforehand how long that takes, and can be interrupted and started again at any
+    time.
     """
     table = table or experiments.RESULTS / f"{experiment}.csv"
     try:
@@ -185,18 +231,12 @@ def train(experiment, table, jobs, device):
 # sweep and collect
 
 
-def _notebook_names(context, parameter, incomplete):
-    return [path.stem for path in course.notebooks() if path.stem.startswith(incomplete)]
-
-
 @cli.command()
 @click.argument("notebooks", nargs=-1, required=True, shell_complete=_notebook_names)
 @click.option(
     "-g", "--grid", "grid", multiple=True, metavar="NAME=V1,V2", help="Values of a parameter to combine."
 )
-@click.option(
-    "-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="Change a parameter in all runs."
-)
+@parameter_option
 @click.option(
     "-f",
     "--file",
@@ -204,20 +244,10 @@ def _notebook_names(context, parameter, incomplete):
     type=click.Path(path_type=Path),
     help="YAML file: a mapping of parameters, where a list of values is one to combine, or a list of such mappings.",
 )
-@click.option("--quick", is_flag=True, help="Small values (tests/quick.yml) and the bundled data.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of the executed notebooks.",
-)
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 64), help="Runs at a time on this machine.  [default: 2]"
-)
-@click.option(
-    "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
-)
+@quick_option
+@output_option("Folder of the executed notebooks.", required=True)
+@jobs_option("Runs at a time on this machine.  [default: 2]")
+@timeout_option
 @click.option(
     "--cluster", metavar="ADDRESS", help="Use the workers of this Dask scheduler (tcp://host:port)."
 )
@@ -372,6 +402,8 @@ def main():
     """Run the command line; bad input ends in one sentence and an exit status that is not zero."""
     try:
         cli.main(standalone_mode=False)
+    except SystemExit:  # of completion, which is not to wait for the modules that the next lines name
+        raise
     except click.UsageError as error:
         _end(error.format_message(), 2)
     except course.UsageError as error:

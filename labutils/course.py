@@ -23,8 +23,8 @@ import nbformat
 import pandas as pd
 import yaml
 
-from labutils import data, execution, lesson
-from labutils.execution import NOTEBOOKS, code_cells
+from labutils import NOTEBOOKS, data, execution, lesson
+from labutils.execution import code_cells
 
 ROOT = NOTEBOOKS.parent
 QUICK = ROOT / "tests" / "quick.yml"

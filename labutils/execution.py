@@ -7,13 +7,13 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+from labutils import NOTEBOOKS
+
 METADATA = "labutils"  # key of the metadata in which a swept notebook says what it is a run of
 _WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 

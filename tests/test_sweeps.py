@@ -629,8 +629,3 @@ def test_a_lesson_is_swept_collected_and_plotted(labutils, tmp_path):
     ]
     assert "torch=" in frame.loc[0, "versions"]
     assert figure.exists()
-
-
-def test_completion_offers_the_notebooks():
-    found = door._notebook_names(None, None, "09")
-    assert found == ["09_lstm_mnist"]
