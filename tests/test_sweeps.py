@@ -496,7 +496,6 @@ def test_collected_table_has_parameters_results_and_provenance(runs, labutils, t
 
 
 def test_parquet_table_holds_the_same(runs, labutils, tmp_path):
-    pytest.importorskip("pyarrow")
     make_executed(runs / "mixed.ipynb", [{"accuracy": "none", "model": 3, "losses": 1.0}], n=2, seed=7)
     status, _, errors = labutils("collect", runs, "--output", tmp_path / "table.parquet")
     assert status == 0, errors
@@ -509,7 +508,7 @@ def test_parquet_without_pyarrow_says_how_to_get_it(runs, labutils, monkeypatch,
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, printed, errors = labutils("collect", runs, "--output", tmp_path / "table.parquet")
     assert (status, printed) == (1, "")
-    assert errors == "labutils: a Parquet table needs the package pyarrow: pip install pyarrow\n"
+    assert errors == "labutils: a Parquet table needs the package pyarrow: pip install -e '.[parquet]'\n"
     assert not (tmp_path / "table.parquet").exists()
 
 
