@@ -1,6 +1,6 @@
 # make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
-# make test-browser opens the course in a real JupyterLab, in Chromium (installed where there is none, if you are root)
+# make test-browser  lessons in a real JupyterLab, in Chromium (root gets it installed where there is none)
 # make verify every stored output compared at the default parameters, and the fetching of data
 # make sweep  trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
 # make lab    opens JupyterLab at notebook 00
@@ -25,7 +25,7 @@ test: install
 
 test-browser: install
 	$(BIN)/python tests/browser/find_chromium.py
-	$(BIN)/pytest -q tests/browser
+	$(BIN)/pytest -q -n 2 --dist worksteal tests/browser
 
 verify: install
 	$(BIN)/pytest -q -m network --ignore=tests/browser tests

@@ -71,13 +71,17 @@ class Console:
             self._said("error", f"the page asked another host: {request.url}")
 
 
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):  # not in each of xdist's workers
+        shutil.rmtree(KEPT, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A headless Chromium, for all tests."""
     program = find_chromium.find()
     if not program:
         pytest.fail(find_chromium.MISSING, pytrace=False)
-    shutil.rmtree(KEPT, ignore_errors=True)
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"] if root else [])
