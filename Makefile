@@ -1,5 +1,6 @@
 # make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
+# make test-browser  lessons in a real JupyterLab, in Chromium (root gets it installed where there is none)
 # make verify every stored output compared at the default parameters, and the fetching of data
 # make sweep  trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
 # make site   writes the course as static pages into build/site
@@ -13,18 +14,22 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-key
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 
-.PHONY: run test verify install site lab outputs sweep bench clean
+.PHONY: run test test-browser verify install site lab outputs sweep bench clean
 
 run: install
 	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
 
 test: install
 	$(BIN)/ruff check && $(BIN)/ruff format --check
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not network" tests
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not network" --ignore=tests/browser tests
 	$(NBVAL) -q --quick --nbval-cell-timeout=300
 
+test-browser: install
+	$(BIN)/python tests/browser/find_chromium.py
+	$(BIN)/pytest -q -n 2 --dist worksteal tests/browser
+
 verify: install
-	$(BIN)/pytest -q -m network tests
+	$(BIN)/pytest -q -m network --ignore=tests/browser tests
 	$(NBVAL) -q --nbval-cell-timeout=1800
 
 install: .venv/installed
