@@ -43,7 +43,9 @@ def table(frame, kind):
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise course.RunError("a Parquet table needs the package pyarrow: pip install -e '.[parquet]'") from None
+        raise course.RunError(
+            "a Parquet table needs the package pyarrow: pip install -e '.[parquet]'"
+        ) from None
     mixed = [name for name in frame if frame[name].dropna().map(type).nunique() > 1]
     frame = frame.assign(**{name: frame[name].map(json.dumps, na_action="ignore") for name in mixed})
     return frame.to_parquet(index=False, engine="pyarrow")

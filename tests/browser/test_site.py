@@ -1,0 +1,79 @@
+"""The static pages in a browser, opened from disk: nothing in the console, figures and mathematics shown, all by keyboard."""
+
+import pytest
+
+from labutils import course, site
+
+STEMS = [path.stem for path in course.notebooks()]
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    """Function from a page's name to its file:// address, for the pages of the whole course."""
+    folder = tmp_path_factory.mktemp("site") / "pages"
+    assert site.build(course.notebooks(), folder) == []
+    return lambda name: (folder / f"{name}.html").as_uri()
+
+
+@pytest.mark.parametrize("name", ["index", *STEMS, "notation", "terms", "results", "search"])
+def test_a_page_shows_figures_and_mathematics_and_fits_a_telephone(name, pages, open_page):
+    page = open_page(width=390, height=844)
+    page.goto(pages(name))
+    for image in page.locator("article img").all():
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+        assert image.get_attribute("alt").strip()
+    drawn = page.locator("article math").evaluate_all(
+        "all => all.filter(m => m.checkVisibility()).map(m => m.getBoundingClientRect())"
+    )
+    assert all(box["width"] > 0 and box["height"] > 0 for box in drawn)
+    if name in STEMS[1:] or name == "notation":
+        assert drawn
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_all_pages_are_reached_by_keyboard(pages, page):
+    """Tab to the first link of the contents, Enter; then the right arrow through the course, and the left one back."""
+    page.goto(pages("index"))
+    reached = []
+    while page.evaluate("document.activeElement.getAttribute('href')") != f"{STEMS[0]}.html":
+        assert len(reached) < 20, f"the contents are not among the first places reached by Tab: {reached}"
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML.slice(0, 60)"))
+    page.keyboard.press("Enter")
+    page.wait_for_url(pages(STEMS[0]))
+    for stem in STEMS[1:]:
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url(pages(stem))
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(pages(STEMS[-2]))
+
+
+def test_a_solution_unfolds_by_keyboard(pages, page):
+    page.goto(pages("02_pca"))
+    fold = page.locator("details.hide").first
+    code = fold.locator("pre").first
+    assert not code.is_visible()
+    fold.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert code.is_visible()
+
+
+def test_search_works_from_disk(pages, page):
+    page.goto(pages("index"))
+    page.keyboard.press("/")  # the shortcut to the search field
+    page.keyboard.type("shrinkage")
+    page.keyboard.press("Enter")
+    page.locator("#search-results a[href*='06_sparse_coding']").first.click()
+    page.wait_for_url(f"{pages('06_sparse_coding')}*")
+    assert "shrinkage" in page.locator("article").inner_text().lower()
+
+
+def test_on_a_telephone_the_contents_open_and_lead_to_a_lesson(pages, open_page):
+    page = open_page(width=390, height=844)
+    page.goto(pages("index"))
+    link = page.locator(f".sidebar-tree a[href='{STEMS[3]}.html']")
+    assert not link.is_visible() or link.bounding_box()["x"] < 0
+    page.locator(".nav-overlay-icon").first.click()
+    link.click()
+    page.wait_for_url(pages(STEMS[3]))
