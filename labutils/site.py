@@ -34,6 +34,7 @@ _SETTINGS = {
     "html_css_files": [_STYLE.name],
     "html_math_renderer": "mathml",
     "html_copy_source": False,
+    "html_show_copyright": False,
     "html_show_sphinx": False,
     "html_show_search_summary": False,  # it would be fetched, which browsers refuse for files
     "html_use_index": False,
@@ -155,8 +156,9 @@ def _write_sources(paths, source):
     notebooks = {path.stem: course.read(path) for path in paths}
     pages = {table.lower(): _vocabulary_page(notebooks, table) for table in vocabulary.HEADERS}
     pages["results"] = _results_page(notebooks)
+    elsewhere = {path.stem for path in course.notebooks()} - set(notebooks)
     for stem, node in notebooks.items():
-        nbformat.write(_prepared(node), source / f"{stem}.ipynb")
+        nbformat.write(_prepared(node, elsewhere), source / f"{stem}.ipynb")
     entries = [f"{path.stem.split('_')[0]} {course.title(path)} <{path.stem}>" for path in paths]
     for name, text in pages.items():
         if text:
@@ -166,8 +168,15 @@ def _write_sources(paths, source):
     (source / "index.md").write_text(f"{_front_page(paths, source)}\n\n{contents}\n", encoding="utf-8")
 
 
-def _prepared(node):
-    """A notebook for MyST-NB: solutions folded, records taken out, mathematics in tables as MathML."""
+def _prepared(node, elsewhere):
+    """A notebook for MyST-NB: solutions folded, records taken out, mathematics in tables as MathML.
+
+    Links to lessons that are `elsewhere`, not among the pages, become plain text.
+    """
+    links = re.compile(rf"\[([^\]]+)\]\((?:{'|'.join(sorted(elsewhere)) or '(?!)'})\.ipynb[^)]*\)")
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            cell.source = links.sub(r"\1", cell.source)
     for cell in course.code_cells(node):
         cell.outputs = [o for o in cell.outputs if lesson.RECORD_TYPE not in o.get("data", {})]
         for shown in (output.data for output in cell.outputs if "text/html" in output.get("data", {})):

@@ -1,6 +1,11 @@
 """The files that say how to install and run the course agree with each other."""
 
+import json
+import os
+import shutil
+import subprocess
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
@@ -91,3 +96,40 @@ def test_the_readme_has_a_table_row_for_each_notebook(readme):
     assert stems
     rows = [line for line in readme.splitlines() if line.lstrip().startswith("|")]
     assert [stem for stem in stems if not any(stem in row for row in rows)] == []
+
+
+@pytest.mark.network
+def test_what_conda_would_install_with_pip_is_installed_and_works(environment, tmp_path):
+    """The lines of environment.yml's pip section, in a new environment, from a copy of the project."""
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in tracked:
+        if name.startswith("labutils/") or "/" not in name:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "pip.txt").write_text("\n".join(environment["pip"]) + "\n", encoding="utf-8")
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    # Where the index of PyTorch's CPU builds cannot be reached, pip is not to ask five times for each package.
+    quiet = os.environ | {"PIP_RETRIES": "0"}
+    for command in (
+        ["-m", "pip", "install", "--quiet", "--requirement", "pip.txt"],
+        ["-m", "pip", "check"],
+        ["-c", f"import ipywidgets, labutils.lesson; assert labutils.__file__.startswith(r'{tmp_path}')"],
+        ["-m", "labutils", "--version"],
+    ):
+        done = subprocess.run(
+            [python, *command], cwd=tmp_path, env=quiet, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_container_has_the_python_of_the_makefile_and_installs_with_make(environment):
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    image, _, version = container["image"].partition(":")
+    assert (image, f"PYTHON ?= python{version}\n" in makefile) == ("python", True)
+    make, target = container["onCreateCommand"].split()
+    assert (make, f"\n{target}:" in makefile) == ("make", True)
+    assert f"--extra-index-url {container['containerEnv']['PIP_EXTRA_INDEX_URL']}" in environment["pip"]

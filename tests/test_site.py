@@ -116,6 +116,14 @@ def test_broken_links_are_named(tmp_path):
     ]
 
 
+def test_links_to_lessons_that_are_not_among_the_pages_are_plain_text(tmp_path):
+    path = notebook(tmp_path / "50_a.ipynb", "# A", "First [*read*](01_linear_factor_models.ipynb) it.")
+    assert site.build([path], tmp_path / "out") == []
+    text = parse(tmp_path / "out" / "50_a.html").find("article")
+    assert "First read it." in text.get_text()
+    assert text.find("a", string="read") is None
+
+
 def test_broken_links_sees_files_places_and_images(tmp_path):
     (tmp_path / "b.html").write_text('<p id="here">')
     (tmp_path / "a.html").write_text(
