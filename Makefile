@@ -29,7 +29,7 @@ test-browser: install
 	$(BIN)/pytest -q -n 2 --dist worksteal tests/browser
 
 verify: install
-	$(BIN)/pytest -q -m network --ignore=tests/browser tests
+	$(BIN)/pytest -q -n 2 -m network --ignore=tests/browser tests
 	$(NBVAL) -q --nbval-cell-timeout=1800
 
 install: .venv/installed

@@ -26,6 +26,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 from labutils import course, lesson, vocabulary
 
 _STYLE = Path(__file__).with_name("site.css")
+_OTHER_PAGES = {"index", "notation", "results", "search", "terms"}
 _SETTINGS = {
     "extensions": ["myst_nb", "labutils.site"],
     "html_theme": "furo",
@@ -86,12 +87,14 @@ def build(paths, output):
     Returns
     -------
     list of str
-        What is wrong with the pages, a line each: links that lead nowhere, and what Sphinx warns of.
+        What is wrong with the pages, a line each: links that lead nowhere, tables of symbols or terms that cannot be
+        collected, and what Sphinx warns of.
 
     Raises
     ------
     course.UsageError
-        If two notebooks have the same name, or the folder holds something other than pages.
+        If two notebooks have the same name, one has that of another page, or the folder holds something other than
+        pages.
     course.RunError
         If the pages cannot be written.
     """
@@ -100,21 +103,25 @@ def build(paths, output):
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise course.UsageError(f"two notebooks are named {twice[0]}; each page needs a name of its own")
+    taken = sorted(_OTHER_PAGES.intersection(stems))
+    if taken:
+        raise course.UsageError(f"a page of the site is named {taken[0]}; rename the notebook")
     if output.exists() and not (output / "index.html").exists() and any(output.iterdir()):
         raise course.UsageError(
             f"{output} holds something other than pages; name another folder with --output"
         )
-    course.make_writable(output)
+    course.make_writable(output.parent)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         source, pages = Path(folder) / "source", Path(folder) / "pages"
         source.mkdir()
-        _write_sources(paths, source)
-        warnings = _run_sphinx(source, pages, Path(folder) / "doctrees")
+        problems = _write_sources(paths, source)
+        problems += _run_sphinx(source, pages, Path(folder) / "doctrees")
         for leftover in (".buildinfo", "objects.inv"):
             (pages / leftover).unlink(missing_ok=True)
-        os.replace(output, Path(folder) / "before")
+        if output.exists():
+            os.replace(output, Path(folder) / "before")
         os.replace(pages, output)
-    return warnings + broken_links(output)
+    return problems + broken_links(output)
 
 
 def broken_links(folder):
@@ -152,9 +159,9 @@ def broken_links(folder):
 
 
 def _write_sources(paths, source):
-    """Write what Sphinx reads: prepared notebooks, and pages around them."""
-    notebooks = {path.stem: course.read(path) for path in paths}
-    pages = {table.lower(): _vocabulary_page(notebooks, table) for table in vocabulary.HEADERS}
+    """Write what Sphinx reads: prepared notebooks, and pages around them; returns problems, a line each."""
+    notebooks, problems = {path.stem: course.read(path) for path in paths}, []
+    pages = {table.lower(): _vocabulary_page(notebooks, table, problems) for table in vocabulary.HEADERS}
     pages["results"] = _results_page(notebooks)
     elsewhere = {path.stem for path in course.notebooks()} - set(notebooks)
     for stem, node in notebooks.items():
@@ -166,6 +173,7 @@ def _write_sources(paths, source):
             entries.append(name)
     contents = "\n".join(["```{toctree}", ":hidden:", "", *entries, "```"])
     (source / "index.md").write_text(f"{_front_page(paths, source)}\n\n{contents}\n", encoding="utf-8")
+    return problems
 
 
 def _prepared(node, elsewhere):
@@ -208,12 +216,14 @@ def _front_page(paths, source):
     return opening.strip() + "\n\n" + "\n".join(rows)
 
 
-def _vocabulary_page(notebooks, table):
-    """Page of the symbols or terms of all notebooks; None if no notebook has a table of them."""
-    try:
-        found = [entry for stem, node in notebooks.items() for entry in vocabulary.entries(node, stem, table)]
-    except vocabulary.TableError as error:
-        raise course.RunError(error) from None
+def _vocabulary_page(notebooks, table, problems):
+    """Page of the symbols or terms of all notebooks; None if there are none. Adds tables of another form to `problems`."""
+    found = []
+    for stem, node in notebooks.items():
+        try:
+            found += vocabulary.entries(node, stem, table)
+        except vocabulary.TableError as error:
+            problems.append(f"{stem}: {error}")
     return vocabulary.page(found, table) if found else None
 
 

@@ -158,6 +158,19 @@ def test_two_notebooks_of_one_name_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_notebook_with_the_name_of_another_page_is_refused(tmp_path):
+    with pytest.raises(course.UsageError, match="a page of the site is named index; rename the notebook"):
+        site.build([notebook(tmp_path / "index.ipynb", "# A")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_another_form_is_named_and_the_pages_are_written(tmp_path):
+    path = notebook(tmp_path / "50_a.ipynb", "# A\n\n### Terms\n\n| word |\n| --- |\n| ICA |")
+    (problem,) = site.build([path], tmp_path / "out")
+    assert problem.startswith("50_a: the table Terms must begin with | term | meaning |")
+    assert (tmp_path / "out" / "50_a.html").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [("# Fine", 0, ""), ("# Links\n\n[gone](51_none.ipynb)", 1, "51_none.ipynb")],
