@@ -165,7 +165,7 @@ def test_a_notebook_with_the_name_of_another_page_is_refused(tmp_path):
 
 
 def test_a_table_of_another_form_is_named_and_the_pages_are_written(tmp_path):
-    path = notebook(tmp_path / "50_a.ipynb", "# A\n\n### Terms\n\n| word |\n| --- |\n| ICA |")
+    path = notebook(tmp_path / "50_a.ipynb", "# A\n\n## End\n\n### Terms\n\n| word |\n| --- |\n| ICA |")
     (problem,) = site.build([path], tmp_path / "out")
     assert problem.startswith("50_a: the table Terms must begin with | term | meaning |")
     assert (tmp_path / "out" / "50_a.html").exists()
