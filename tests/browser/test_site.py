@@ -4,6 +4,13 @@ import pytest
 
 from labutils import course, site
 
+# What lies beyond the right edge, but for what scrolls in a box of its own within the article.
+OUTSIDE = """() => [...document.querySelectorAll("article *")].filter(element => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1 || !element.checkVisibility()) return false;
+    for (let box = element.parentElement; box.tagName != "ARTICLE"; box = box.parentElement)
+        if (getComputedStyle(box).overflowX != "visible") return false;
+    return true;
+}).map(element => element.outerHTML.slice(0, 100))"""
 STEMS = [path.stem for path in course.notebooks()]
 
 
@@ -30,6 +37,7 @@ def test_a_page_shows_figures_and_mathematics_and_fits_a_telephone(name, pages, 
     if name in STEMS[1:] or name == "notation":
         assert drawn
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate(OUTSIDE) == []
 
 
 def test_all_pages_are_reached_by_keyboard(pages, page):
