@@ -93,7 +93,7 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout):
     A notebook is named by number (9), stem (09_lstm_mnist) or path. Parameters are checked against the
     notebook's own rules before anything runs.
     """
-    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    paths = _paths(notebooks)
     small = course.quick_parameters() if quick else {}
     parameters = {path.stem: dict(small.get(path.stem, {})) for path in paths}
     from_file = _read_parameters(file) if file else {}
@@ -139,7 +139,7 @@ def check(notebooks):
     Each problem is one line: the notebook, the cell, what is wrong, what is allowed. The exit status is 1 if there
     is any, and 2 if a NOTEBOOK is not there or cannot be read.
     """
-    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    paths = _paths(notebooks)
     found = [problem for path in paths for problem in checks.problems(path)]
     found += checks.vocabulary_problems(paths) + checks.palette_problems()
     for problem in found:
@@ -176,7 +176,7 @@ def student(notebooks, output, solved, force):
 
     Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
     """
-    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    paths = _paths(notebooks)
     output = output or Path("build") / ("solved" if solved else "student")
     copies = students.make(paths, output, solved=solved, force=force)
     click.echo(f"{'Solved' if solved else 'Student'} copies: {len(copies)} in {output}")
@@ -194,7 +194,7 @@ def make_site(notebooks, output):
 
     Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that are there are replaced.
     """
-    paths = [course.find(name) for name in notebooks] or course.notebooks()
+    paths = _paths(notebooks)
     problems = site.build(paths, output)
     for problem in problems:
         click.echo(problem, err=True)
@@ -355,6 +355,11 @@ def collect(folder, output, plot, x, y, by):
     if plot:
         course.write(plot, drawn)
         click.echo(f"{means}\nFigure: {plot}")
+
+
+def _paths(names):
+    """Paths of the notebooks that are named, or of all if none is."""
+    return [course.find(name) for name in names] or course.notebooks()
 
 
 def _values(path, pairs, lists=False):

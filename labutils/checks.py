@@ -74,18 +74,15 @@ def vocabulary_problems(paths):
     list of Problem
     """
     problems = []
+    nodes = [(path.stem, course.read(path)) for path in map(Path, paths)]
+    named = {Path(path).resolve() for path in paths}
+    lessons = {path.stem for path in course.notebooks()[1:] if path in named}
     for table in vocabulary.HEADERS:
-        found = []
-        for path in map(Path, paths):
-            try:
-                rows = vocabulary.entries(course.read(path), path.stem, table)
-            except vocabulary.TableError as error:
-                problems.append(Problem(path.stem, "", str(error), "the site collects these tables"))
-                continue
-            found += rows
-            if not rows and path.resolve() in course.notebooks()[1:]:
-                wrong = f"has no table under ### {table}"
-                problems.append(Problem(path.stem, "", wrong, "each lesson after the first ends with one"))
+        found, unreadable = vocabulary.collect(nodes, table)
+        problems += [Problem(stem, "", wrong, "the site collects these tables") for stem, wrong in unreadable]
+        for stem in sorted(lessons - {entry.notebook for entry in found} - {stem for stem, _ in unreadable}):
+            wrong = f"has no table under ### {table}"
+            problems.append(Problem(stem, "", wrong, "each lesson after the first ends with one"))
         for odd, first in vocabulary.conflicts(found, table):
             wrong = (
                 f"says that {odd.name} is {odd.meaning!r}, and {first.notebook} that it is {first.meaning!r}"
@@ -185,7 +182,7 @@ def _format(path, node):
                 f"has metadata {sorted(cell.metadata)}",
                 f"only tags and jupyter are allowed; {normal}",
             )
-    if course.minutes(path) == (0, 0):
+    if course.minutes(node) == (0, 0):
         yield None, "does not state its time", "write **Time**: N minutes to read, M minutes to run."
 
 

@@ -173,26 +173,30 @@ def quick_parameters():
     return yaml.safe_load(QUICK.read_text(encoding="utf-8"))
 
 
-def minutes(notebook):
-    """Minutes to read and to run, as the notebook's own page states them.
+def minutes(node):
+    """Minutes to read and to run, as a notebook's own page states them.
+
+    Parameters
+    ----------
+    node : nbformat.NotebookNode
 
     Returns
     -------
     tuple of int
         (to read, to run); (0, 0) where the page states none.
     """
-    for cell in read(notebook).cells[:3]:
+    for cell in node.cells[:3]:
         stated = re.search(r"(\d+) minutes? to read, (\d+) minutes? to run", cell.source)
         if stated:
             return int(stated[1]), int(stated[2])
     return 0, 0
 
 
-def title(notebook):
-    """Text of the notebook's first heading."""
-    source = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "markdown")
+def title(node):
+    """Text of a notebook's first heading; empty if it has none."""
+    source = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
     heading = re.search(r"^# (.+)$", source, flags=re.MULTILINE)
-    return heading[1].strip() if heading else Path(notebook).stem
+    return heading[1].strip() if heading else ""
 
 
 def run(paths, parameters, output, *, jobs=2, timeout=1800):
@@ -235,7 +239,7 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
     queue = []
     for path in paths:
         changed = parameters.get(path.stem, {})
-        stated = minutes(path)[1] * 60 if not changed else 0
+        stated = minutes(read(path))[1] * 60 if not changed else 0
         expected = known.get(_run_key(path.stem, changed), stated) or UNKNOWN_SECONDS
         queue.append(Job(path, changed, expected))
     queue.sort(key=lambda job: job.expected_seconds, reverse=True)
@@ -254,7 +258,7 @@ def run(paths, parameters, output, *, jobs=2, timeout=1800):
 def recorded(node):
     """What the cells of an executed notebook recorded: dicts of ``parameters``, ``results`` and ``provenance``."""
     outputs = (output.get("data", {}) for cell in code_cells(node) for output in cell.outputs)
-    return [data[lesson.RECORD_TYPE] for data in outputs if lesson.RECORD_TYPE in data]
+    return [shown[lesson.RECORD_TYPE] for shown in outputs if lesson.RECORD_TYPE in shown]
 
 
 def collect(folder):

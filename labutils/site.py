@@ -161,18 +161,22 @@ def broken_links(folder):
 def _write_sources(paths, source):
     """Write what Sphinx reads: prepared notebooks, and pages around them; returns problems, a line each."""
     notebooks, problems = {path.stem: course.read(path) for path in paths}, []
-    pages = {table.lower(): _vocabulary_page(notebooks, table, problems) for table in vocabulary.HEADERS}
+    pages = {}
+    for table in vocabulary.HEADERS:
+        found, unreadable = vocabulary.collect(notebooks.items(), table)
+        pages[table.lower()] = vocabulary.page(found, table) if found else None
+        problems += [f"{stem}: {wrong}" for stem, wrong in unreadable]
     pages["results"] = _results_page(notebooks)
     elsewhere = {path.stem for path in course.notebooks()} - set(notebooks)
     for stem, node in notebooks.items():
         nbformat.write(_prepared(node, elsewhere), source / f"{stem}.ipynb")
-    entries = [f"{path.stem.split('_')[0]} {course.title(path)} <{path.stem}>" for path in paths]
+    entries = [f"{stem.split('_')[0]} {_title(stem, node)} <{stem}>" for stem, node in notebooks.items()]
     for name, text in pages.items():
         if text:
             (source / f"{name}.md").write_text(text, encoding="utf-8")
             entries.append(name)
     contents = "\n".join(["```{toctree}", ":hidden:", "", *entries, "```"])
-    (source / "index.md").write_text(f"{_front_page(paths, source)}\n\n{contents}\n", encoding="utf-8")
+    (source / "index.md").write_text(f"{_front_page(notebooks, source)}\n\n{contents}\n", encoding="utf-8")
     return problems
 
 
@@ -197,7 +201,11 @@ def _prepared(node, elsewhere):
     return node
 
 
-def _front_page(paths, source):
+def _title(stem, node):
+    return course.title(node) or stem
+
+
+def _front_page(notebooks, source):
     """The opening of the README, with a table row for each page."""
     opening, _, table = (
         (course.ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0].partition("\n| ")
@@ -207,24 +215,11 @@ def _front_page(paths, source):
         shutil.copy(course.ROOT / figure, source / figure)
     described = dict(re.findall(r"\[(\w+)\]\([^)]*\) \| ([^|]*) \|", table))
     rows = ["| notebook | what you do | minutes to read | minutes to run |", "| --- | --- | ---: | ---: |"]
-    for path in paths:
-        to_read, to_run = course.minutes(path)
-        what = described.get(path.stem, "")
-        rows.append(
-            f"| [{course.title(path)}]({path.stem}.ipynb) | {what} | {to_read or ''} | {to_run or ''} |"
-        )
-    return opening.strip() + "\n\n" + "\n".join(rows)
-
-
-def _vocabulary_page(notebooks, table, problems):
-    """Page of the symbols or terms of all notebooks; None if there are none. Adds tables of another form to `problems`."""
-    found = []
     for stem, node in notebooks.items():
-        try:
-            found += vocabulary.entries(node, stem, table)
-        except vocabulary.TableError as error:
-            problems.append(f"{stem}: {error}")
-    return vocabulary.page(found, table) if found else None
+        to_read, to_run = course.minutes(node)
+        what = described.get(stem, "")
+        rows.append(f"| [{_title(stem, node)}]({stem}.ipynb) | {what} | {to_read or ''} | {to_run or ''} |")
+    return opening.strip() + "\n\n" + "\n".join(rows)
 
 
 def _results_page(notebooks):

@@ -110,7 +110,7 @@ def plan(parameter_sets, output):
             cell.outputs, cell.execution_count = [], None
         digest = code_digest(source)
         rules = course.read_rules(path) if any(sets) else {}
-        stated = course.minutes(path)[1] * 60 if not any(sets) else 0
+        stated = course.minutes(source)[1] * 60 if not any(sets) else 0
         for parameters in sets:
             ordered = {name: _as(rules[name], parameters[name]) for name in rules if name in parameters}
             target = output / f"{run_name(path.stem, ordered)}.ipynb"

@@ -76,6 +76,31 @@ def entries(node, notebook, table):
     return found
 
 
+def collect(nodes, table):
+    """Rows of the tables of several lessons, and what is wrong with tables that cannot be read.
+
+    Parameters
+    ----------
+    nodes : iterable of (str, nbformat.NotebookNode)
+        Stem and content of each notebook.
+    table : str
+        "Notation" or "Terms".
+
+    Returns
+    -------
+    found : list of Entry
+    problems : list of (str, str)
+        Stem of the notebook, and a sentence.
+    """
+    found, problems = [], []
+    for stem, node in nodes:
+        try:
+            found += entries(node, stem, table)
+        except TableError as error:
+            problems.append((stem, str(error)))
+    return found, problems
+
+
 def conflicts(found, table):
     """Symbols or terms that lessons disagree about.
 

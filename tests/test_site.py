@@ -87,9 +87,9 @@ def test_the_front_page_lists_the_lessons_with_their_minutes(built):
     assert [row.a["href"] for row in rows] == [f"{path.stem}.html" for path in course.notebooks()]
     for row, path in zip(rows, course.notebooks(), strict=True):
         title, what, *minutes = (cell.get_text(strip=True) for cell in row.find_all("td"))
-        assert title == course.title(path)
+        assert title == course.title(course.read(path))
         assert what
-        assert tuple(map(int, minutes)) == course.minutes(path)
+        assert tuple(map(int, minutes)) == course.minutes(course.read(path))
 
 
 def test_the_results_page_holds_what_was_recorded(built):
