@@ -25,7 +25,20 @@ checks, files, notebook, parameters, records, running, settings, site, students,
     _Lazy,
     (
         f"course.{name}"
-        for name in (["checks", "files", "notebook", "parameters", "records", "running", "settings", "site", "students", "tables"])
+        for name in (
+            [
+                "checks",
+                "files",
+                "notebook",
+                "parameters",
+                "records",
+                "running",
+                "settings",
+                "site",
+                "students",
+                "tables",
+            ]
+        )
     ),
 )
 
