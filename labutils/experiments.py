@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from labutils import data, lesson, recurrent, training
+from labutils.rules import check_counts
 
 RESULTS = Path(__file__).parent.parent / "notebooks" / "results"
 MODELS = {  # name in the lab: cell, nonlinearity, layers
@@ -305,7 +306,7 @@ def sweep(runs, table, *, n_jobs=2, device="auto"):
     data.DataError
         If the whole data set cannot be had: its bundled subset does not stand in here.
     """
-    training.check_counts(n_jobs=n_jobs)
+    check_counts(n_jobs=n_jobs)
     table = Path(table)
     table.parent.mkdir(parents=True, exist_ok=True)
     frame = read(table)

@@ -5,12 +5,10 @@ zeros, and hand the last hidden state of the top layer to a linear readout. Ther
 is made anew for every batch, so it has no history to cut off.
 """
 
-import math
-
 import torch
 from torch import nn
 
-from labutils.training import check_counts
+from labutils.rules import check_counts, check_numbers
 
 
 class RNNModel(nn.Module):
@@ -48,7 +46,16 @@ class RNNModel(nn.Module):
         self.fc = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x):
-        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim)."""
+        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim).
+
+        Raises
+        ------
+        ValueError
+            If the sequences have another shape, no time step, or another precision than the weights.
+        TypeError
+            If they are no tensor.
+        """
+        _check_sequences(x, self.rnn)
         states, _ = self.rnn(x)
         return self.fc(states[:, -1, :])
 
@@ -85,9 +92,41 @@ class LSTMModel(nn.Module):
         self.fc = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x):
-        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim)."""
+        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim).
+
+        Raises
+        ------
+        ValueError
+            If the sequences have another shape, no time step, or another precision than the weights.
+        TypeError
+            If they are no tensor.
+        """
+        _check_sequences(x, self.lstm)
         states, _ = self.lstm(x)
         return self.fc(states[:, -1, :])
+
+
+def _check_sequences(x, layers):
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"sequences must be a tensor, got a {type(x).__name__}; torch.as_tensor makes one")
+    if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != layers.input_size:
+        hint = "; of a single one pass x[None]" if x.ndim == 2 and x.shape[1] == layers.input_size else ""
+        raise ValueError(
+            f"sequences must have the shape (batch, time, {layers.input_size}), with a time step at least, "
+            f"got {tuple(x.shape)}{hint}"
+        )
+    precision = layers.weight_ih_l0.dtype
+    if x.dtype != precision and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"sequences must be {precision}, as the weights are, got {x.dtype}; x.to({precision}) is"
+        )
+
+
+def _layers(model):
+    """The recurrent layers of one of the two models."""
+    if not isinstance(model, RNNModel | LSTMModel):
+        raise TypeError(f"model must be an RNNModel or an LSTMModel, got {type(model).__name__}")
+    return model.lstm if isinstance(model, LSTMModel) else model.rnn
 
 
 @torch.no_grad()
@@ -114,7 +153,7 @@ def set_forget_bias(model, value):
     TypeError
         If the model has no LSTM.
     ValueError
-        If the value is not finite.
+        If the value is not a finite number.
 
     References
     ----------
@@ -123,8 +162,7 @@ def set_forget_bias(model, value):
     """
     if not isinstance(model, LSTMModel):
         raise TypeError(f"only an LSTMModel has forget gates, got {type(model).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"value must be a finite number, got {value!r}")
+    check_numbers(value=value)
     forget = slice(model.lstm.hidden_size, 2 * model.lstm.hidden_size)
     for layer in range(model.lstm.num_layers):
         getattr(model.lstm, f"bias_ih_l{layer}")[forget] = value
@@ -148,12 +186,17 @@ def set_input_weights(model):
     RNNModel or LSTMModel
         The same model, for chaining.
 
+    Raises
+    ------
+    TypeError
+        If the model is neither.
+
     References
     ----------
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
     equation 16.
     """
-    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    layers = _layers(model)
     for layer in range(layers.num_layers):
         for block in getattr(layers, f"weight_ih_l{layer}").split(layers.hidden_size):
             nn.init.xavier_uniform_(block)
@@ -189,7 +232,9 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
     Raises
     ------
     ValueError
-        If the kind is none of the three, or the gain is not a positive number.
+        If the kind is none of the three, or the gain is not a finite number above 0.
+    TypeError
+        If the model is neither.
 
     References
     ----------
@@ -197,11 +242,10 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
     networks", ICLR 2014; Le, Jaitly and Hinton, "A simple way to initialize recurrent networks of rectified
     linear units", arXiv:1504.00941.
     """
-    if kind not in _RECURRENT_WEIGHTS:
+    if not isinstance(kind, str) or kind not in _RECURRENT_WEIGHTS:
         raise ValueError(f"kind must be one of {', '.join(_RECURRENT_WEIGHTS)}, got {kind!r}")
-    if not (math.isfinite(gain) and gain > 0):
-        raise ValueError(f"gain must be a positive number, got {gain!r}")
-    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    check_numbers(above=0, gain=gain)
+    layers = _layers(model)
     for layer in range(layers.num_layers):
         for block in getattr(layers, f"weight_hh_l{layer}").split(layers.hidden_size):
             _RECURRENT_WEIGHTS[kind](block)

@@ -243,9 +243,9 @@ def test_unknown_recurrent_weights_are_refused():
         set_recurrent_weights(RNNModel(4, 5, 1, 3), "zeros")
 
 
-@pytest.mark.parametrize("gain", [0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("gain", [0, -1.0, math.nan, math.inf, "1", None])
 def test_bad_gain_is_refused(gain):
-    with pytest.raises(ValueError, match="gain must be a positive number"):
+    with pytest.raises(ValueError, match="gain must be a finite number above 0, got"):
         set_recurrent_weights(RNNModel(4, 5, 1, 3), "gaussian", gain=gain)
 
 
@@ -262,3 +262,52 @@ def test_input_weights_have_the_variance_of_glorot_and_bengio(kind):
             assert block.var().item() == pytest.approx(2 / (n_inputs + 100), rel=0.1)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != ("weight_ih" in name), name
+
+
+BAD_SEQUENCES = {
+    "an image without a batch": ((28, 28), "got (28, 28); of a single one pass x[None]"),
+    "other features": ((5, 28, 27), "got (5, 28, 27)"),
+    "the time last": ((5, 28, 7), "got (5, 28, 7)"),
+    "no step": ((5, 0, 28), "got (5, 0, 28)"),
+    "flat": ((5, 784), "got (5, 784)"),
+    "with a channel": ((5, 1, 28, 28), "got (5, 1, 28, 28)"),
+    "one row": ((28,), "got (28,)"),
+}
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("name", BAD_SEQUENCES)
+def test_sequences_of_another_shape_are_refused(kind, name):
+    shape, got = BAD_SEQUENCES[name]
+    with pytest.raises(ValueError, match="sequences must have the shape") as caught:
+        kind(28, 5, 1, 10)(torch.zeros(shape))
+    expected = f"sequences must have the shape (batch, time, 28), with a time step at least, {got}"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+def test_sequences_of_another_precision_and_arrays_are_refused(kind):
+    model, x = kind(28, 5, 1, 10), torch.zeros(2, 3, 28)
+    for other in (x.double(), x.byte()):
+        with pytest.raises(
+            ValueError, match=r"sequences must be torch\.float32, as the weights are, got torch\."
+        ):
+            model(other)
+    with pytest.raises(TypeError, match="sequences must be a tensor, got a ndarray"):
+        model(x.numpy())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x.bfloat16()).shape == (2, 10)
+
+
+@pytest.mark.parametrize("model", [nn.LSTM(2, 3), nn.Linear(2, 3), None])
+def test_initial_weights_are_set_of_the_two_models_only(model):
+    for call in (set_input_weights, lambda model: set_recurrent_weights(model, "orthogonal")):
+        with pytest.raises(TypeError, match="model must be an RNNModel or an LSTMModel, got"):
+            call(model)
+
+
+def test_values_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="value must be a finite number, got '1'"):
+        set_forget_bias(LSTMModel(2, 3, 1, 2), "1")
+    with pytest.raises(ValueError, match="kind must be one of orthogonal, identity, gaussian, got"):
+        set_recurrent_weights(RNNModel(4, 5, 1, 3), ["identity"])

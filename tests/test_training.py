@@ -1,13 +1,16 @@
 """The training loop: what it computes, what it keeps, what it refuses."""
 
 import copy
+import functools
 import math
 import threading
 
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from labutils.recurrent import LSTMModel, RNNModel
 from labutils.training import Evaluation, History, evaluate, fit, fit_all, pick_device, shuffled_batches
@@ -467,3 +470,591 @@ def test_divergence_in_the_last_update_is_noticed():
 def test_seed_that_is_no_integer_is_refused(seed):
     with pytest.raises(TypeError, match="seed must be an integer"):
         fit(*a_run(), TRAIN, TEST, seed=seed)
+
+
+# --- labels, weights, randomness ------------------------------------------------------------------------
+
+
+def one_more_way(labels, way):
+    return {
+        "column": labels[:, None],
+        "row": labels[None],
+        "one-hot": nn.functional.one_hot(labels, 3),
+        "floats": labels.double(),
+        "too large": labels + 1,
+        "negative": labels - 1,
+        "nan": labels / 0.0,
+        "one number": labels[0],
+        "words": [str(label) for label in labels.tolist()],
+        "nothing": None,
+    }[way]
+
+
+BAD_LABELS = {
+    "column": "must have the shape (n,), a class each, got ({n}, 1); labels.flatten() has it",
+    "row": "needs as many labels as inputs, and at least one; got {n} inputs and 1 labels",
+    "one-hot": "must have the shape (n,), a class each, got ({n}, 3); labels.argmax(dim=1), if they are one-hot, has it",
+    "floats": "must be integers, the numbers of classes, got float64",
+    "too large": "must be from 0 to 2, as the model scores 3 classes, got 3",
+    "negative": "must be from 0 to 2, as the model scores 3 classes, got -1",
+    "nan": "must be integers, the numbers of classes, got float32",
+    "one number": "needs inputs of shape (n, ...) and labels of shape (n,), got a single number",
+    "words": "must be a tensor or an array of numbers, got a list",
+    "nothing": "must be a tensor or an array of numbers, got a NoneType",
+}
+
+
+def squeezing(scores, labels):
+    return nn.functional.cross_entropy(scores, labels.squeeze(1))
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("way", BAD_LABELS)
+def test_bad_labels_are_refused(way, which):
+    inputs, labels = {"train": TRAIN, "test": TEST}[which]
+    message = refused((ValueError, TypeError), **{which: (inputs, one_more_way(labels, way))})
+    assert message.startswith((f"the labels of {which} ", f"{which} needs"))
+    assert message.endswith(BAD_LABELS[way].format(n=len(labels)))
+
+
+@pytest.mark.parametrize("way", BAD_LABELS)
+def test_evaluate_refuses_bad_labels(way):
+    model, _ = a_run()
+    with pytest.raises((ValueError, TypeError), match="the data set"):
+        evaluate(model, TEST[0], one_more_way(TEST[1], way))
+
+
+def test_a_column_of_labels_is_refused_also_with_a_criterion_that_squeezes():
+    """Accuracy compared (n,) with (n, 1), and came out as 20.0."""
+    column = (TEST[0], TEST[1][:, None])
+    assert "must have the shape (n,)" in refused(criterion=squeezing, test=column)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool])
+def test_labels_of_any_integer_type_serve(dtype):
+    two = [(inputs[labels < 2], labels[labels < 2]) for inputs, labels in (TRAIN, TEST)]
+    histories = []
+    for kind in (torch.int64, dtype):
+        parts = [(inputs, labels.to(kind)) for inputs, labels in two]
+        histories.append(fit(*a_run(), *parts, n_iters=3, batch_size=20, device="cpu", verbose=False))
+    assert histories[0].losses == histories[1].losses
+    assert untimed(histories[0]) == untimed(histories[1])
+
+
+def some_ignored(labels, n, ignored=-100):
+    labels = labels.clone()
+    labels[:n] = ignored
+    return labels
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30])
+@pytest.mark.parametrize("ignored", [-100, 0, 255])
+def test_ignored_labels_count_nowhere(batch_size, ignored):
+    """Also where they fill whole batches, whose own mean is nan."""
+    model, criterion = with_dropout(), nn.CrossEntropyLoss(ignore_index=ignored)
+    labels = some_ignored(TEST[1], 14, ignored)
+    result = evaluate(model, TEST[0], labels, criterion=criterion, batch_size=batch_size)
+    scores, counted = model.eval()(TEST[0]), labels != ignored
+    assert result.loss == pytest.approx(criterion(scores, labels).item())
+    right = (scores.argmax(dim=1) == labels) & counted
+    assert result.accuracy == pytest.approx(right.sum().item() / counted.sum().item())
+    assert torch.equal(result.predictions, scores.argmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    "criterion", [None, functools.partial(nn.functional.cross_entropy, ignore_index=-100)]
+)
+def test_a_run_with_ignored_labels_is_healthy_and_equals_one_without_these_samples(criterion):
+    parts = [(inputs, some_ignored(labels, 20)) for inputs, labels in (TRAIN, TEST)]
+    rest = [(inputs[20:], labels[20:]) for inputs, labels in (TRAIN, TEST)]
+    settings = {"n_iters": 60, "batch_size": 3, "eval_every": 1, "device": "cpu", "verbose": False}
+    (model, optimizer), (other, other_optimizer) = a_run(), a_run()
+    history = fit(model, optimizer, *parts, criterion=criterion, **settings)
+    expected = fit(other, other_optimizer, *rest, criterion=criterion, **settings)
+    assert history.diverged_at is None
+    assert history.losses == expected.losses
+    assert untimed(history) == untimed(expected)
+
+
+def test_ignored_labels_of_a_partial_function():
+    criterion = functools.partial(nn.functional.cross_entropy, ignore_index=2)
+    kept = TEST[1] != 2
+    result = evaluate(with_dropout(), *TEST, criterion=criterion)
+    expected = evaluate(with_dropout(), TEST[0][kept], TEST[1][kept])
+    assert (result.loss, result.accuracy) == (pytest.approx(expected.loss), pytest.approx(expected.accuracy))
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_labels_that_are_all_ignored_are_refused(which):
+    inputs, labels = TEST
+    message = refused(**{which: (inputs, some_ignored(labels, 30))})
+    assert message == f"{which} needs a label that counts; all are -100, which the criterion ignores"
+    with pytest.raises(ValueError, match="the data set needs a label that counts"):
+        evaluate(with_dropout(), inputs, some_ignored(labels, 30))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 29, 30, 1000])
+def test_loss_with_class_weights_is_the_criterions_own_whatever_the_batches(batch_size):
+    model, criterion = with_dropout(), nn.CrossEntropyLoss(torch.tensor([0.1, 1.0, 20.0]))
+    expected = criterion(model.eval()(TEST[0]), TEST[1]).item()
+    assert evaluate(model, *TEST, criterion=criterion, batch_size=batch_size).loss == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+class Drawing(nn.Module):
+    """A linear readout with noise in its forward pass, from torch's global generator, also in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x):
+        scores = self.fc(x.flatten(1))
+        return scores + torch.randn_like(scores)
+
+
+def a_drawing_run(make, seed=0):
+    torch.manual_seed(seed)
+    model = make()
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("make", [with_dropout, Drawing])
+def test_what_a_model_draws_repeats_bit_for_bit_and_leaves_the_generator_alone(make):
+    settings = {"n_iters": 9, "batch_size": 20, "eval_every": 4, "device": "cpu", "verbose": False}
+    runs = []
+    for drawn_before in (1, 2):
+        model, optimizer = a_drawing_run(make)
+        torch.manual_seed(drawn_before)
+        history = fit(model, optimizer, TRAIN, TEST, **settings)
+        after = torch.rand(3)
+        torch.manual_seed(drawn_before)
+        assert torch.equal(after, torch.rand(3))
+        runs.append((model, history))
+    assert same_weights(runs[0][0], runs[1][0])
+    assert runs[0][1].losses == runs[1][1].losses
+    assert untimed(runs[0][1]) == untimed(runs[1][1])
+    other = fit(*a_drawing_run(make), TRAIN, TEST, seed=1, **settings)
+    assert other.losses != runs[0][1].losses
+
+
+def test_models_that_draw_are_trained_side_by_side_as_they_would_be_alone():
+    kinds = {"noisy": Drawing, "dropped": with_dropout, "also dropped": with_dropout}
+    settings = {"n_iters": 40, "batch_size": 5, "eval_every": 10, "device": "cpu", "verbose": False}
+    runs = {label: a_drawing_run(make, seed) for seed, (label, make) in enumerate(kinds.items())}
+    runs["plain"] = a_run()
+    torch.manual_seed(5)
+    histories = fit_all(runs, TRAIN, TEST, n_jobs=4, **settings)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+    for seed, (label, make) in enumerate(kinds.items()):
+        model, optimizer = a_drawing_run(make, seed)
+        alone = fit(model, optimizer, TRAIN, TEST, **settings)
+        assert histories[label].losses == alone.losses
+        assert same_weights(runs[label][0], model)
+
+
+def test_models_that_draw_nothing_do_not_wait_for_each_other():
+    """Each of two runs goes on only once the other is at the same iteration."""
+    together = threading.Barrier(2, timeout=60)
+
+    def criterion(scores, labels):
+        if scores.requires_grad:
+            steps.n = getattr(steps, "n", 0) + 1
+            if steps.n > 1:
+                together.wait()
+        return nn.functional.cross_entropy(scores, labels)
+
+    steps = threading.local()
+    runs = {"one": a_run(), "other": a_run(LSTMModel)}
+    histories = fit_all(runs, TRAIN, TEST, n_iters=5, criterion=criterion, device="cpu", verbose=False)
+    assert [len(history.losses) for history in histories.values()] == [5, 5]
+
+
+# --- optimizers and schedules ---------------------------------------------------------------------------
+
+
+def test_lbfgs_trains():
+    model, _ = a_run()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
+    start = copy.deepcopy(model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    settings = {"n_iters": 10, "batch_size": 50, "device": "cpu", "verbose": False}
+    history = fit(model, optimizer, TRAIN, TEST, clip_norm=math.inf, schedule=schedule, **settings)
+    first = nn.functional.cross_entropy(start(TRAIN[0]), TRAIN[1]).item()
+    assert history.losses[0] == pytest.approx(first, rel=1e-5), "the loss before the first update"
+    assert len(history.losses) == len(history.gradient_norms) == 10
+    assert history.losses[-1] < 0.1 * first
+
+
+def other_parameters(model, which):
+    other, _ = a_run(LSTMModel)
+    if which == "another model's":
+        return other.parameters()
+    if which == "a copy's":
+        return copy.deepcopy(model).parameters()
+    return [*model.parameters(), other.fc.bias]
+
+
+@pytest.mark.parametrize(
+    ("which", "foreign"),
+    [("another model's", "6 of its 6"), ("a copy's", "6 of its 6"), ("one of 7", "1 of its 7")],
+)
+def test_optimizer_of_another_model_is_refused(which, foreign):
+    model, _ = a_run()
+    optimizer = torch.optim.SGD(other_parameters(model, which), lr=0.1)
+    with pytest.raises(
+        ValueError, match=f"made with parameters of this model: {foreign} are not the model's"
+    ):
+        fit(model, optimizer, TRAIN, TEST, n_iters=1, device="cpu", verbose=False)
+
+
+def test_optimizer_of_a_part_of_the_model_trains_and_clips_that_part():
+    (model, _), (other, _) = a_run(), a_run()
+    other.rnn.requires_grad_(False)
+    settings = {"n_iters": 8, "batch_size": 20, "clip_norm": 0.1, "device": "cpu", "verbose": False}
+    histories = [
+        fit(one, torch.optim.SGD(one.fc.parameters(), lr=0.5), TRAIN, TEST, **settings)
+        for one in (model, other)
+    ]
+    assert histories[0].losses == histories[1].losses
+    assert histories[0].gradient_norms == histories[1].gradient_norms, (
+        "gradients of the other part do not count"
+    )
+    start, _ = a_run()
+    assert torch.equal(model.rnn.weight_hh_l0, start.rnn.weight_hh_l0)
+    assert not torch.equal(model.fc.weight, start.fc.weight)
+
+
+def test_optimizer_may_hold_parameters_of_the_criterion():
+    class Sharpened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, scores, labels):
+            return nn.functional.cross_entropy(self.scale * scores, labels)
+
+    model, criterion = with_dropout(), Sharpened()
+    optimizer = torch.optim.SGD([*model.parameters(), criterion.scale], lr=0.1)
+    fit(model, optimizer, TRAIN, TEST, n_iters=2, criterion=criterion, device="cpu", verbose=False)
+    assert criterion.scale.item() != 1
+
+
+def test_frozen_model_is_refused():
+    model, optimizer = a_run()
+    model.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match="must hold a parameter that requires a gradient; there is nothing to train"
+    ):
+        fit(model, optimizer, TRAIN, TEST, n_iters=1, device="cpu")
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_model_without_a_gradient_is_refused(clip_norm):
+    class Detached(RNNModel):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    model = Detached(4, 8, 1, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="the loss must depend on the model's parameters by operations"):
+        fit(model, optimizer, TRAIN, TEST, n_iters=1, clip_norm=clip_norm, device="cpu")
+
+
+def test_what_is_no_optimizer_is_refused():
+    model, _ = a_run()
+    for optimizer, got in ((torch.optim.SGD, "the class SGD"), (None, "a NoneType"), (model, "a RNNModel")):
+        with pytest.raises(TypeError, match=f"optimizer must be one of torch.optim, .* got {got}"):
+            fit(model, optimizer, TRAIN, TEST, n_iters=1, device="cpu")
+
+
+SCHEDULERS = torch.optim.lr_scheduler
+SCHEDULES = {
+    "wants a metric": (
+        SCHEDULERS.ReduceLROnPlateau,
+        TypeError,
+        "without a metric, such as OneCycleLR, got a Reduce",
+    ),
+    "of another optimizer": (
+        lambda _: SCHEDULERS.ConstantLR(a_run()[1]),
+        ValueError,
+        "made for the optimizer that it is given with; it is made for another",
+    ),
+    "too short": (
+        lambda optimizer: SCHEDULERS.OneCycleLR(optimizer, 0.1, total_steps=5),
+        ValueError,
+        "last for n_iters=6 updates; it has 5 left",
+    ),
+    "a class": (lambda _: SCHEDULERS.StepLR, TypeError, "got the class StepLR"),
+    "a number": (lambda _: 0.5, TypeError, "got a float"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_that_cannot_be_stepped_after_each_update_is_refused(name):
+    make, error_type, message = SCHEDULES[name]
+    model, optimizer = a_run()
+    with pytest.raises(error_type, match=f"^schedule must .*{message}"):
+        fit(model, optimizer, TRAIN, TEST, n_iters=6, schedule=make(optimizer), device="cpu", verbose=False)
+    assert same_weights(model, a_run()[0])
+
+
+def test_schedule_may_end_with_the_run():
+    model, optimizer = a_run()
+    schedule = SCHEDULERS.OneCycleLR(optimizer, 0.1, total_steps=6)
+    fit(model, optimizer, TRAIN, TEST, n_iters=6, schedule=schedule, device="cpu", verbose=False)
+    assert schedule.last_epoch == 6
+
+
+def test_two_runs_of_one_model_are_refused():
+    model, optimizer = a_run()
+    runs = {
+        "one": (model, optimizer),
+        "two": a_run(),
+        "three": (model, torch.optim.SGD(model.parameters(), lr=1)),
+    }
+    with pytest.raises(ValueError, match="a model of its own; 'one' and 'three' share parameters"):
+        fit_all(runs, TRAIN, TEST, n_iters=1, device="cpu")
+
+
+# --- kinds of data, of models, of criteria --------------------------------------------------------------
+
+
+def as_frames(inputs, labels):
+    return pd.DataFrame(inputs.numpy()), pd.Series(labels.numpy(), index=range(5, len(labels) + 5))
+
+
+def read_only(inputs, labels):
+    arrays = inputs.numpy().copy(), labels.numpy().copy()
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+FORMS = {
+    "lists": lambda inputs, labels: (inputs.tolist(), labels.tolist()),
+    "float32 arrays": lambda inputs, labels: (inputs.numpy(), labels.numpy()),
+    "float64 arrays": lambda inputs, labels: (inputs.double().numpy(), labels.int().numpy()),
+    "big-endian arrays": lambda inputs, labels: (inputs.numpy().astype(">f4"), labels.numpy().astype(">i2")),
+    "reversed twice": lambda inputs, labels: (
+        inputs.numpy()[::-1].copy()[::-1],
+        labels.numpy()[::-1].copy()[::-1],
+    ),
+    "read-only arrays": read_only,
+    "frames": as_frames,
+    "float64 tensors": lambda inputs, labels: (inputs.double(), labels),
+    "a list of two": lambda inputs, labels: [inputs, labels],
+    "with gradients": lambda inputs, labels: (inputs.clone().requires_grad_(), labels),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_and_lists_serve_as_tensors_do(form):
+    flat = [(inputs.flatten(1), labels) for inputs, labels in (TRAIN, TEST)]
+
+    def make():
+        torch.manual_seed(0)
+        return nn.Linear(12, 3)
+
+    results = []
+    for parts in (flat, [FORMS[form](*part) for part in flat]):
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        history = fit(model, optimizer, *parts, n_iters=5, batch_size=20, device="cpu", verbose=False)
+        results.append((history.losses, untimed(history), evaluate(model, *parts[1]).loss))
+        both = fit_all({"one": a_linear_run()}, *parts, n_iters=5, batch_size=20, device="cpu", verbose=False)
+        results[-1] += (both["one"].losses,)
+    assert results[0] == results[1]
+
+
+def a_linear_run():
+    torch.manual_seed(0)
+    model = nn.Linear(12, 3)
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_a_model_in_double_precision_gets_its_inputs_so():
+    model, _ = a_run()
+    model.double()
+    fit(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        TRAIN,
+        TEST,
+        n_iters=1,
+        device="cpu",
+        verbose=False,
+    )
+    assert 0 <= evaluate(model, *TEST).accuracy <= 1
+
+
+def test_integer_inputs_stay_integers():
+    """As an embedding needs them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(3, 5), nn.Linear(5, 3))
+    tokens = TRAIN[1][:, None].repeat(1, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    history = fit(
+        model, optimizer, (tokens, TRAIN[1]), (tokens, TRAIN[1]), n_iters=40, device="cpu", verbose=False
+    )
+    assert history.accuracy == 1
+
+
+DATASET = TensorDataset(*TRAIN)
+LOADERS = {
+    "a DataLoader": DataLoader(DATASET),
+    "a TensorDataset": DATASET,
+    "a Tensor": TRAIN[0],
+    "a NoneType": None,
+    "3 things": (*TRAIN, None),
+    "a dict": dict(zip(("inputs", "labels"), TRAIN, strict=True)),
+}
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("got", LOADERS)
+def test_what_is_no_pair_is_refused(got, which):
+    message = refused(TypeError, **{which: LOADERS[got]})
+    assert message.startswith(
+        f"{which} must be a pair of tensors or arrays, all inputs and all labels, got {got}; "
+    )
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inputs_that_are_not_finite_are_refused(which, value):
+    inputs = TEST[0].clone()
+    inputs[3, 1, 2] = value
+    message = refused(**{which: (inputs, TEST[1])})
+    assert message == f"the inputs of {which} must be finite; they contain nan or infinity"
+    with pytest.raises(ValueError, match="the inputs of the data set must be finite"):
+        evaluate(a_run()[0], inputs, TEST[1])
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_inputs_that_do_not_fit_the_model_are_refused_before_the_training(which):
+    message = refused(**{which: (TEST[0][:, :, :3], TEST[1])})
+    assert "sequences must have the shape (batch, time, 4), with a time step at least, got (" in message
+    model, optimizer = a_linear_run()
+    parts = {"train": (TRAIN[0].flatten(1), TRAIN[1]), "test": (TEST[0].flatten(1), TEST[1])}
+    parts[which] = TEST
+    with pytest.raises(
+        ValueError, match=rf"able to use {which}, here a batch of shape \(\d+, 3, 4\) and type float32"
+    ):
+        fit(model, optimizer, **parts, device="cpu")
+
+
+def test_integer_images_are_refused_in_a_sentence():
+    model, optimizer = a_linear_run()
+    bytes_ = ((255 * TRAIN[0]).byte().flatten(1), TRAIN[1])
+    with pytest.raises(ValueError, match=r"able to use train, here a batch of shape .* and type uint8: "):
+        fit(model, optimizer, bytes_, bytes_, device="cpu")
+
+
+class Answering(nn.Module):
+    """A model whose answer is made of its scores by a function."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.fc, self.answer = nn.Linear(12, 3), answer
+
+    def forward(self, x):
+        return self.answer(self.fc(x.flatten(1)))
+
+
+ANSWERS = {
+    "a tuple": (
+        lambda scores: (scores, scores),
+        TypeError,
+        "a tensor of class scores, got a tuple",
+    ),
+    "a dict": (
+        lambda scores: {"scores": scores},
+        TypeError,
+        "a tensor of class scores, got a dict",
+    ),
+    "nothing": (lambda scores: None, TypeError, "a tensor of class scores, got a NoneType"),
+    "classes": (
+        lambda scores: scores.argmax(dim=1),
+        ValueError,
+        r"shape \(batch, classes\), here \(\d+, classes\), got",
+    ),
+    "the batch second": (
+        lambda scores: scores.T,
+        ValueError,
+        r"shape \(batch, classes\), here \(\d+, classes\), got",
+    ),
+    "a score a step": (lambda scores: scores[:, None], ValueError, r"classes\), got \(\d+, 1, 3\)"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_models_that_give_no_scores_are_refused(name):
+    answer, error_type, message = ANSWERS[name]
+    model = Answering(answer)
+    with pytest.raises(error_type, match=f"^the model must give .*{message}"):
+        evaluate(model, *TEST)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(error_type, match=f"^the model must give .*{message}"):
+        fit(model, optimizer, TRAIN, TEST, n_iters=1, device="cpu")
+
+
+@pytest.mark.parametrize("model", [RNNModel, None, torch.relu])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(TypeError, match=r"^model must be a torch\.nn\.Module, got"):
+        evaluate(model, *TEST)
+    with pytest.raises(TypeError, match=r"^model must be a torch\.nn\.Module, got"):
+        fit(model, a_run()[1], TRAIN, TEST)
+
+
+def test_a_model_without_parameters_can_be_evaluated_but_not_trained():
+    model = nn.Flatten()
+    one_hot = nn.functional.one_hot(TEST[1], 3).float()
+    assert evaluate(model, one_hot, TEST[1]).accuracy == 1
+    with pytest.raises(ValueError, match="optimizer must be made with parameters of this model: 6 of its 6"):
+        fit(model, a_run()[1], TRAIN, TEST, device="cpu")
+
+
+CRITERIA = {
+    "a loss a sample": (nn.CrossEntropyLoss(reduction="none"), ValueError, r"got the shape \(\d+,\)"),
+    "a float": (lambda scores, labels: 0.5, ValueError, "got a float"),
+    "nothing": (lambda scores, labels: None, ValueError, "got a NoneType"),
+    "a class": (nn.CrossEntropyLoss, TypeError, "got the class CrossEntropyLoss"),
+    "a word": ("cross_entropy", TypeError, "got a str"),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_criteria_that_give_no_number_are_refused(name):
+    criterion, error_type, message = CRITERIA[name]
+    assert refused(error_type, criterion=criterion).startswith("criterion must ")
+    with pytest.raises(error_type, match=f"^criterion must .*{message}"):
+        evaluate(a_run()[0], *TEST, criterion=criterion)
+
+
+def test_a_criterion_for_other_labels_is_refused():
+    assert refused(criterion=nn.BCEWithLogitsLoss()).startswith("Target size")  # torch's own sentence
+    assert refused(criterion=nn.MultiLabelMarginLoss()).startswith(
+        "model and criterion must be able to use train"
+    )
+
+
+def test_predictions_are_ordinary_tensors():
+    model, optimizer = a_run()
+    predictions = evaluate(model, *TEST).predictions
+    assert not predictions.is_inference()
+    nn.functional.cross_entropy(model(TEST[0]), predictions).backward()  # as targets
+    predictions[0] = 2
+    assert predictions[0] == 2
+    weights = torch.ones(30, requires_grad=True)
+    (weights * predictions).sum().backward()
+    fit(model, optimizer, TRAIN, (TEST[0], predictions), n_iters=1, device="cpu", verbose=False)
+
+
+@pytest.mark.parametrize("seed", [True, 2.0, "0"])
+def test_seed_that_only_looks_like_an_integer_is_refused(seed):
+    assert "seed must be an integer" in refused(TypeError, seed=seed)
