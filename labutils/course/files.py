@@ -202,21 +202,25 @@ def _is_ours(path, digests):
         return False
 
 
-def _is_foreign(path, digests):
-    """Whether something is there that is not what was written."""
+def _is_there(path):
+    """Whether there is a file, a folder or a link; raises where the system cannot tell."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
-        return True
-    return not _is_ours(path, digests)
+    return True
+
+
+def _is_foreign(path, digests):
+    """Whether something is there that is not what was written."""
+    with _said_in_a_sentence(path):
+        return _is_there(path) and not _is_ours(path, digests)
 
 
 def _refuse_unwritable(folder):
     """Raise unless files can be made in the folder, or in the nearest one above it that exists."""
     with _said_in_a_sentence(folder):
-        place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        place = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
         if not place.is_dir():
             raise NotADirectoryError(0, "Not a directory")
         trial = place / _temporary_name()
