@@ -441,7 +441,7 @@ def test_exercise_right(answer, expected, capsys):
         ([1.0, math.inf], [1.0, 2.0], "it contains nan or infinity"),
         ("3.0", 3.0, "a number is needed, got '3.0'"),
         ([2, 4, 5], [1, 2, 0], "5 is too large at (2,)"),
-        ([[1, 2], [3]], MATRIX, "numbers are needed, got list"),
+        ([[1, 2], [3]], MATRIX, "the parts of the list must be numbers, or have the same shape"),
         ({}, 3.0, "numbers are needed, got dict"),
         (7.0, 3.0, "7 is too large"),
         (0.5, 3.0, "0.5 is too small"),
