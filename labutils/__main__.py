@@ -279,9 +279,9 @@ def train(experiment, table, jobs, device):
     """
     table = table or experiments.RESULTS / f"{experiment}.csv"
     try:
-        experiments.sweep(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
+        tables.fill(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
     except ValueError as error:
-        raise RunError(error) from None
+        raise UsageError(error) from None
     click.echo(f"Table: {table}")
 
 
