@@ -241,12 +241,12 @@ def unspeakable():
     ("function", "message"),
     [
         (raising, "raising raises ZeroDivisionError: division by zero"),
-        (lambda: undefined, "your function raises NameError: name 'undefined' is not defined"),  # noqa: F821
-        (lambda: np.zeros(2) @ np.zeros(3), "your function raises ValueError: matmul"),
-        (lambda x: x, "your function raises TypeError: "),
+        (lambda: undefined, "it raises NameError: name 'undefined' is not defined"),  # noqa: F821
+        (lambda: np.zeros(2) @ np.zeros(3), "it raises ValueError: matmul"),
+        (lambda x: x, "it raises TypeError: "),
         (endless, "endless raises RecursionError: maximum recursion depth exceeded"),
         (unspeakable, "unspeakable raises "),
-        (None, "your function raises TypeError: 'NoneType' object is not callable"),
+        (None, "it raises TypeError: 'NoneType' object is not callable"),
     ],
 )
 def test_what_a_function_raises_is_said(function, message, expected):

@@ -1,5 +1,7 @@
 """What notebook 08 writes out, against torch, on inputs harder than the lesson's."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scratch
@@ -92,6 +94,52 @@ def test_an_unknown_nonlinearity_is_refused():
     layer, x, h = _layer("ordinary", "tanh")
     with pytest.raises(ValueError, match="nonlinearity must be tanh or relu, got 'gelu'"):
         LESSON["rnn_forward"](x, h, *layer.parameters(), "gelu")
+    states = LESSON["rnn_forward"](x, h, *layer.parameters())
+    with pytest.raises(ValueError, match="nonlinearity must be tanh or relu, got 'gelu'"):
+        LESSON["rnn_backward"](h, x, states, layer.weight_ih_l0, layer.weight_hh_l0, "gelu")
+
+
+LAYOUTS = list(itertools.product((True, False), (1, 2), (False, True), (True, False), (1, 4), (1, 6)))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize(("batch_first", "layers", "bidirectional", "bias", "features", "hidden"), LAYOUTS)
+def test_forward_of_a_layer_of_any_layout_is_right_or_refused(
+    batch_first, layers, bidirectional, bias, features, hidden, kind
+):
+    """As many sequences as units, so that the weights of another layer would broadcast as offsets do."""
+    torch.manual_seed(0)
+    layer = kind(
+        features, hidden, layers, bias, batch_first, bidirectional=bidirectional, dtype=torch.float64
+    )
+    x = torch.randn((hidden, 7, features) if batch_first else (7, hidden, features), dtype=torch.float64)
+    h = torch.zeros(hidden, hidden, dtype=torch.float64)
+    if kind is nn.RNN and batch_first and layers == 1 and bias and not bidirectional:
+        states = LESSON["rnn_forward"](x, h, *layer.parameters())
+        torch.testing.assert_close(states[:, 1:], layer(x)[0], rtol=1e-10, atol=1e-12)
+    else:
+        with pytest.raises((ValueError, TypeError), match=r"must have the shape|positional argument"):
+            LESSON["rnn_forward"](x, h, *layer.parameters())
+
+
+@pytest.mark.parametrize("hidden", [1, 6])
+def test_backward_refuses_what_is_not_of_one_layer(hidden):
+    torch.manual_seed(0)
+    x, h = torch.randn(5, 7, 4), torch.zeros(5, hidden)
+    layer = nn.RNN(4, hidden, batch_first=True)
+    weights = layer.weight_ih_l0, layer.weight_hh_l0
+    states = LESSON["rnn_forward"](x, h, *layer.parameters())
+    for dh, given, of, named in (
+        (h[:1], states, weights, "dh"),
+        (h[None], states, weights, "dh"),
+        (h, states[:, 1:], weights, "states"),
+        (h, states.transpose(0, 1), weights, "states"),
+        (h, layer(x)[0], weights, "states"),  # torch's, which leave out h_0
+        (h, states, (weights[1], weights[1]), "W_ih"),
+        (h, states, (weights[0], weights[0]), "W_hh"),
+    ):
+        with pytest.raises(ValueError, match=f"^{named} must have the shape"):
+            LESSON["rnn_backward"](dh, x, given, *of)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 2)])

@@ -1,5 +1,7 @@
 """What notebook 11 writes out, against autograd, torch and closed forms, on inputs harder than the lesson's."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scratch
@@ -42,9 +44,9 @@ def _from_the_start(layer, x, v, lag):
         _, state = layer(x[:, :before])
     parts = [part.clone().requires_grad_() for part in (state if isinstance(state, tuple) else (state,))]
     start = tuple(parts) if len(parts) == 2 else parts[0]
-    last = layer(x[:, before:], start)[0][:, -1] if lag else parts[0][0]
+    last = layer(x[:, before:], start)[0][:, -1] if lag else parts[0][-1]
     gradients = torch.autograd.grad((v * last).sum(), parts, allow_unused=True)
-    return sum(g[0].square().sum(dim=1) for g in gradients if g is not None).sqrt().mean()
+    return sum(g.square().sum(dim=(0, 2)) for g in gradients if g is not None).sqrt().mean()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,11 +95,112 @@ def test_the_gradient_never_exceeds_the_norm_of_the_weights_to_the_power_of_the_
     assert (LESSON["state_gradients"](layer, x, v) <= bound * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize(("x_shape", "v_shape"), [((5, 2), (5, 7)), ((5, 3, 2), (5, 6)), ((5, 3, 2), (4, 7))])
-def test_state_gradients_refuse_other_shapes(x_shape, v_shape):
+BAD_SHAPES = {
+    "x without a batch": ((5, 2), (5, 7)),
+    "other features": ((5, 3, 4), (5, 7)),
+    "no step": ((5, 0, 2), (5, 7)),
+    "another number of units": ((5, 3, 2), (5, 6)),
+    "another batch": ((5, 3, 2), (4, 7)),
+    "a layer more": ((5, 3, 2), (1, 5, 7)),
+    "one for all": ((5, 3, 2), (7,)),
+}
+
+
+@pytest.mark.parametrize("function", ["state_gradients", "jacobian_product"])
+@pytest.mark.parametrize("name", BAD_SHAPES)
+def test_other_shapes_are_refused(name, function):
     layer, _, _ = _layer("ordinary", "tanh")
-    with pytest.raises(ValueError, match=r"x must have the shape \(batch, T, features\) and v the shape"):
-        LESSON["state_gradients"](layer, torch.zeros(x_shape).double(), torch.zeros(v_shape).double())
+    x, v = (torch.zeros(shape).double() for shape in BAD_SHAPES[name])
+    with pytest.raises(ValueError, match=r"[xv] must have the shape \(batch, .*, got \("):
+        LESSON[function](layer, x, v)
+
+
+LAYOUTS = [
+    {
+        "batch_first": batch_first,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+        "bias": bias,
+        "proj_size": proj,
+    }
+    for batch_first, num_layers, bidirectional, bias, proj in itertools.product(
+        (True, False), (1, 2), (False, True), (True, False), (0, 3)
+    )
+]
+
+
+def _of_layout(kind, layout, n=5):
+    """A layer of any layout, with as many sequences as steps if n is 5; None if torch has no such layer."""
+    torch.manual_seed(0)
+    settings = {**layout, "dtype": torch.float64}
+    if kind != "LSTM" and settings.pop("proj_size"):
+        return None
+    if kind in ("tanh", "relu"):
+        settings["nonlinearity"] = kind
+    layer = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(kind, nn.RNN)(2, 7, **settings)
+    hidden = layout["proj_size"] or 7
+    return layer, torch.randn(n, 5, 2, dtype=torch.float64), torch.randn(n, hidden, dtype=torch.float64)
+
+
+def _readable(layout, *, single):
+    simple = layout["num_layers"] == 1 and not layout["proj_size"]
+    return layout["batch_first"] and not layout["bidirectional"] and (simple or not single)
+
+
+REFUSALS = (
+    r"layer must (read in one direction, and have batch_first=True|be a single one without a projection, got)"
+)
+
+
+@pytest.mark.parametrize("n", [5, 3])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kind", ["tanh", "relu", "GRU", "LSTM"])
+def test_state_gradients_of_a_layer_of_any_layout_are_right_or_refused(kind, layout, n):
+    made = _of_layout(kind, layout, n)
+    if made and _readable(layout, single=False):
+        lengths = LESSON["state_gradients"](*made)
+        for lag in range(5):
+            torch.testing.assert_close(lengths[lag], _from_the_start(*made, lag), rtol=1e-9, atol=0)
+    elif made:
+        with pytest.raises(ValueError, match=REFUSALS):
+            LESSON["state_gradients"](*made)
+
+
+@pytest.mark.parametrize("n", [5, 3])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kind", ["tanh", "relu", "GRU", "LSTM"])
+def test_product_of_jacobians_of_a_layer_of_any_layout_is_right_or_refused(kind, layout, n):
+    made = _of_layout(kind, layout, n)
+    if kind in ("GRU", "LSTM") and made:
+        with pytest.raises(TypeError, match=f"layer must be an nn.RNN, got {kind}"):
+            LESSON["jacobian_product"](*made)
+    elif made and _readable(layout, single=True):
+        with torch.no_grad():
+            by_hand = LESSON["jacobian_product"](*made)
+        expected = [_from_the_start(*made, lag) for lag in range(5)]
+        torch.testing.assert_close(by_hand, torch.stack(expected), rtol=1e-9, atol=0)
+    elif made:
+        with pytest.raises(ValueError, match=REFUSALS):
+            LESSON["jacobian_product"](*made)
+
+
+@pytest.mark.parametrize("n", [5, 3])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM"])
+def test_gates_of_a_layer_of_any_layout_are_right_or_refused(kind, layout, n):
+    made = _of_layout(kind, layout, n)
+    if kind != "LSTM" and made:
+        with pytest.raises(TypeError, match="layer must be an nn.LSTM, got"):
+            LESSON["lstm_gates"](*made[:2])
+    elif made and _readable(layout, single=True):
+        layer, x, _ = made
+        with torch.no_grad():
+            steps, (states, (_, c)) = LESSON["lstm_gates"](layer, x), layer(x)
+        torch.testing.assert_close(steps["h"], states, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(steps["c"][:, -1], c[0], rtol=1e-10, atol=1e-12)
+    elif made:
+        with pytest.raises(ValueError, match=REFUSALS):
+            LESSON["lstm_gates"](*made[:2])
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -124,11 +227,10 @@ def test_the_gates_are_told_apart():
         assert [name for name in "ifgo" if (steps[name] > 0.999).all()] == [letter]
 
 
-@pytest.mark.parametrize(("layers", "shape"), [(2, (3, 4, 2)), (1, (3, 4)), (1, (3, 4, 5))])
-def test_lstm_gates_refuse_what_they_cannot_unroll(layers, shape):
-    layer = nn.LSTM(2, 3, layers, batch_first=True)
-    with pytest.raises(ValueError, match=r"one layer and x of shape \(batch, T, 2\) are needed, got"):
-        LESSON["lstm_gates"](layer, torch.zeros(shape))
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5), (3, 0, 2)])
+def test_lstm_gates_refuse_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"x must have the shape \(batch, T, 2\) with T > 0, got"):
+        LESSON["lstm_gates"](nn.LSTM(2, 3, batch_first=True), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 1.0, 1e3])
@@ -147,6 +249,13 @@ def test_clipping_equals_torch(max_norm, scale):
     for a, b in zip(ours[:3], theirs[:3], strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
     assert ours[3].grad is None
+
+
+def test_clipping_where_there_are_no_gradients_yet():
+    parameters = list(nn.Linear(2, 3).parameters())
+    for given in (parameters, [], iter(parameters)):
+        assert LESSON["clip_gradients"](given, 1.0) == nn.utils.clip_grad_norm_(parameters, 1.0) == 0
+    assert all(parameter.grad is None for parameter in parameters)
 
 
 @pytest.mark.parametrize("max_norm", [0, -1.0, float("nan")])

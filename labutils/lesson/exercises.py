@@ -41,6 +41,7 @@ def attempt(function, *arguments):
     Parameters
     ----------
     function : callable
+        Its name is said, too, unless it is a lambda of the check's own.
     *arguments
         What to call it with; it gets a copy, so that it cannot change what the check computes with.
 
@@ -54,7 +55,7 @@ def attempt(function, *arguments):
     except Exception as error:  # noqa: BLE001 - whatever a student's function does
         name = getattr(function, "__name__", "<lambda>")
         said = traceback.format_exception_only(error)[-1].splitlines()[0]
-        return _Raised(f"{'your function' if name == '<lambda>' else name} raises {said}")
+        return _Raised(f"{'it' if name == '<lambda>' else name} raises {said}")
 
 
 def require_right():
