@@ -109,9 +109,13 @@ def test_forward_of_a_layer_of_any_layout_is_right_or_refused(
 ):
     """As many sequences as units, so that the weights of another layer would broadcast as offsets do."""
     torch.manual_seed(0)
-    layer = kind(
-        features, hidden, layers, bias, batch_first, bidirectional=bidirectional, dtype=torch.float64
-    )
+    settings = {
+        "num_layers": layers,
+        "bias": bias,
+        "batch_first": batch_first,
+        "bidirectional": bidirectional,
+    }
+    layer = kind(features, hidden, **settings, dtype=torch.float64)
     x = torch.randn((hidden, 7, features) if batch_first else (7, hidden, features), dtype=torch.float64)
     h = torch.zeros(hidden, hidden, dtype=torch.float64)
     if kind is nn.RNN and batch_first and layers == 1 and bias and not bidirectional:

@@ -172,7 +172,7 @@ def test_state_gradients_of_a_layer_of_any_layout_are_right_or_refused(kind, lay
 def test_product_of_jacobians_of_a_layer_of_any_layout_is_right_or_refused(kind, layout, n):
     made = _of_layout(kind, layout, n)
     if kind in ("GRU", "LSTM") and made:
-        with pytest.raises(TypeError, match=f"layer must be an nn.RNN, got {kind}"):
+        with pytest.raises(TypeError, match=rf"layer must be an nn\.RNN, got {kind}"):
             LESSON["jacobian_product"](*made)
     elif made and _readable(layout, single=True):
         with torch.no_grad():
@@ -190,7 +190,7 @@ def test_product_of_jacobians_of_a_layer_of_any_layout_is_right_or_refused(kind,
 def test_gates_of_a_layer_of_any_layout_are_right_or_refused(kind, layout, n):
     made = _of_layout(kind, layout, n)
     if kind != "LSTM" and made:
-        with pytest.raises(TypeError, match="layer must be an nn.LSTM, got"):
+        with pytest.raises(TypeError, match=r"layer must be an nn\.LSTM, got"):
             LESSON["lstm_gates"](*made[:2])
     elif made and _readable(layout, single=True):
         layer, x, _ = made
