@@ -7,9 +7,7 @@ METADATA = "labutils"  # key of the metadata in which an executed notebook says 
 PARAMETERS = "parameters"
 SCRATCH = "scratch"  # what a lesson writes out, and tests compare with the library
 SOLUTION = "solution"  # a folded solution of the exercise before it
-CHECK = (
-    "nbval-check-output"  # its output must hold for any parameters: the check of an exercise, among others
-)
+CHECK = "nbval-check-output"  # its output must hold for any parameters: the check of an exercise, among others
 
 # Okabe and Ito's colours, told apart by colour-blind readers, each with a marker of its own. Violet and brown stand
 # for their sky blue and orange, whose contrast to white is below the 3:1 that lines need.
