@@ -209,6 +209,7 @@ def will_use(dataset="mnist", *, cache=None):
     str
         ``"mnist-mini"`` for MNIST that is not whole in the cache, else `dataset`.
     """
+    check_value("dataset", dataset, DATASETS)
     return "mnist-mini" if dataset == "mnist" and state(dataset, cache=cache) != "whole" else dataset
 
 
@@ -227,7 +228,7 @@ def state(dataset="mnist", *, cache=None):
     """
     check_value("dataset", dataset, DATASETS)
     if dataset == "mnist-mini":
-        there, whole = _MINI_FILE.exists(), _checked(_MINI_FILE, _MINI_CHECKSUM) is not None
+        there, whole = os.path.lexists(_MINI_FILE), _checked(_MINI_FILE, _MINI_CHECKSUM) is not None
     else:
         folder = _raw_folder(_root(cache), dataset)
         there = any(os.path.lexists(folder / name) for name in _CHECKSUMS[dataset])

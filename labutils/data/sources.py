@@ -197,6 +197,8 @@ def _run(command, folder, deadline):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
+    if process.returncode in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):  # as a shell says it
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     for number in _DISK_ERRORS if process.returncode != 0 else ():
         if errno.errorcode[number] in said or os.strerror(number) in said:
             raise OSError(number, os.strerror(number))
