@@ -54,13 +54,13 @@ def _torch():
             needs = f"it was made for torch {pin[1]}"
             return f"torchvision {vision} does not fit torch {torch}: {needs}; {pip} torch=={pin[1]}"
     try:
-        from labutils.data import vision
+        from labutils.data.vision import import_torchvision, lacks_operators
 
-        vision.import_torchvision()
+        import_torchvision()
     except Exception as error:  # noqa: BLE001 - a broken installation raises what it likes
         mend = f"{pip} --force-reinstall torch=={torch} torchvision=={vision}"
         return f"{both}: cannot be imported ({_in_brief(error)}); {mend}"
-    without = ", but for its compiled operators, which no lesson uses" if vision.lacks_operators() else ""
+    without = ", but for its compiled operators, which no lesson uses" if lacks_operators() else ""
     return f"{both}: good{without}"
 
 

@@ -120,7 +120,7 @@ def test_validation_holds_out_training_images(monkeypatch):
     monkeypatch.setattr(experiments.training, "fit", fit)
     experiments.train(tiny(validation=True))
     images = experiments._images("mnist-mini")
-    assert torch.equal(seen["train"][0], images.train_images[:-1000])
+    assert torch.equal(seen["train"][0], images.train[0][:-1000])
     assert torch.equal(seen["test"][1], images.train_labels[-1000:])
 
 
