@@ -3,4 +3,4 @@
 from pathlib import Path
 
 __version__ = "0.1.0"
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

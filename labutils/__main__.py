@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import click
-import yaml
 
 from labutils import NOTEBOOKS, __version__
+from labutils.errors import RunError, UsageError
 
 
 class _Lazy:
@@ -20,8 +20,26 @@ class _Lazy:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-checks, course, data, experiments, records, site, students, sweeps = map(
-    _Lazy, ("checks", "course", "data", "experiments", "records", "site", "students", "sweeps")
+data, experiments = map(_Lazy, ("data", "experiments"))
+checks, files, notebook, parameters, records, running, settings, site, students, tables = map(
+    _Lazy,
+    (
+        f"course.{name}"
+        for name in (
+            [
+                "checks",
+                "files",
+                "notebook",
+                "parameters",
+                "records",
+                "running",
+                "settings",
+                "site",
+                "students",
+                "tables",
+            ]
+        )
+    ),
 )
 
 
@@ -60,6 +78,19 @@ quick_option = click.option(
 timeout_option = click.option(
     "--timeout", type=click.IntRange(1), default=1800, show_default=True, help="Seconds a cell may take."
 )
+cwd_option = click.option(
+    "--cwd",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Working directory of the kernels.  [default: the folder that each notebook lies in]",
+)
+file_option = click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="YAML file: a mapping of parameters (where a list of values is one to combine), a list of such mappings, or a "
+    "mapping of notebooks to such.",
+)
 
 
 def jobs_option(what, **settings):
@@ -81,30 +112,56 @@ def cli():
 @notebooks_argument
 @quick_option
 @parameter_option
-@click.option(
-    "-f", "--file", "file", type=click.Path(path_type=Path), help="YAML file of parameters to change."
-)
+@file_option
 @output_option("Folder to write to.", default=Path("build"), show_default=True)
 @jobs_option("Notebooks at a time.", default=2, show_default=True)
 @timeout_option
-def run(notebooks, quick, pairs, file, output, jobs, timeout):
+@cwd_option
+def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
     """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path. Parameters are checked against the
     notebook's own rules before anything runs.
     """
     paths = _paths(notebooks)
-    small = course.quick_parameters() if quick else {}
-    parameters = {path.stem: dict(small.get(path.stem, {})) for path in paths}
-    from_file = _read_parameters(file) if file else {}
-    for path in paths:
-        parameters[path.stem].update(from_file | _values(path, pairs))
-    summary = course.run(paths, parameters, output, jobs=jobs, timeout=timeout)
+    notebook.check_page_names(paths)
+    chosen = {path: _sets(path, quick, file, pairs) for path in paths}
+    several = [path for path, sets in chosen.items() if len(sets) > 1]
+    if several:
+        raise UsageError(
+            f"run takes one set of parameters for {several[0].stem}; labutils sweep takes several"
+        )
+    folder = files.Folder(output, sources=paths)
+    folder.check(["results.csv", *(f"pages/{name}.html" for name in ("index", *(p.stem for p in paths)))])
+    planned = running.plan(chosen, folder, prefix="notebooks/", again=True)
+    running.execute(planned, folder, n_jobs=jobs, timeout=timeout, cwd=cwd)
+    _publish(folder)
     click.echo(f"Pages:   {output / 'pages' / 'index.html'}\nResults: {output / 'results.csv'}")
-    if summary.failed:
-        for job in summary.failed:
-            click.echo(f"{job.name} failed: {job.error}", err=True)
-            click.echo(f"  up to there: {output / 'notebooks' / job.name}.failed.ipynb", err=True)
+    _end_with_failures(planned, output)
+
+
+def _publish(folder):
+    """Write the table of results and the pages of all notebooks that runs have left in a folder."""
+    frame = records.collect(folder.path / "notebooks")
+    folder.write({"results.csv": frame.to_csv(index=False)})
+    written = set(folder.written())
+    shown = [
+        path
+        for path in records.executed(folder.path / "notebooks")
+        if path.relative_to(folder.path).as_posix() in written
+    ]
+    for problem in site.build(shown, folder.path, prefix="pages/"):
+        click.echo(problem, err=True)
+
+
+def _end_with_failures(planned, output):
+    """Name the runs that failed, and end with exit status 1 if there is one."""
+    failed = [job for job in planned if job.error]
+    for job in failed:
+        click.echo(f"{job.name} failed: {job.error}", err=True)
+        if (output / job.failed_target).exists():
+            click.echo(f"  up to there: {output / job.failed_target}", err=True)
+    if failed:
         sys.exit(1)
 
 
@@ -224,7 +281,7 @@ def train(experiment, table, jobs, device):
     try:
         experiments.sweep(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
     except ValueError as error:
-        raise course.RunError(error) from None
+        raise RunError(error) from None
     click.echo(f"Table: {table}")
 
 
@@ -237,22 +294,17 @@ def train(experiment, table, jobs, device):
     "-g", "--grid", "grid", multiple=True, metavar="NAME=V1,V2", help="Values of a parameter to combine."
 )
 @parameter_option
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(path_type=Path),
-    help="YAML file: a mapping of parameters, where a list of values is one to combine, or a list of such mappings.",
-)
+@file_option
 @quick_option
 @output_option("Folder of the executed notebooks.", required=True)
 @jobs_option("Runs at a time on this machine.  [default: 2]")
 @timeout_option
+@cwd_option
 @click.option(
     "--cluster", metavar="ADDRESS", help="Use the workers of this Dask scheduler (tcp://host:port)."
 )
 @click.option("--dry-run", is_flag=True, help="List the runs and what is done of them, and write nothing.")
-def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, dry_run):
+def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, cwd, dry_run):
     """Run NOTEBOOKS at every combination of parameters.
 
     Each run is one executed notebook in the output folder, whose name says its parameters. All combinations are
@@ -277,36 +329,24 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, d
     then), 130 if interrupted.
     """
     if cluster and jobs:
-        raise course.UsageError(
-            "--jobs is for this machine; a cluster runs as many at a time as it has workers"
-        )
-    sets = _read_sets(file) if file else [{}]
-    small = course.quick_parameters() if quick else {}
-    planned = {}
-    for path in dict.fromkeys(map(course.find, notebooks)):
-        changed = _values(path, pairs) | _values(path, grid, lists=True)
-        if len(changed) < len(pairs) + len(grid):
-            raise course.UsageError("a parameter may be given once, with -p or with -g")
-        planned[path] = [p for s in sets for p in sweeps.expand({**small.get(path.stem, {}), **s, **changed})]
-    runs = sweeps.plan(planned, output)
-    todo = [run for run in runs if run.state != "finished"]
+        raise UsageError("--jobs is for this machine; a cluster runs as many at a time as it has workers")
+    paths = dict.fromkeys(_paths(notebooks))
+    folder = files.Folder(output, sources=paths)
+    planned = running.plan({path: _sets(path, quick, file, pairs, grid) for path in paths}, folder)
+    todo = [job for job in planned if job.state != "finished"]
     if dry_run:
-        for run in runs:
-            click.echo(f"{run.state:9} {run.target.name}")
-    changed = sum(run.state == "changed" for run in runs)
-    again = f", {changed} of them again because the notebook's code has changed" if changed else ""
-    click.echo(f"{len(runs) - len(todo)} of {len(runs)} runs are finished, {len(todo)} to do{again}")
+        for job in planned:
+            click.echo(f"{job.state:9} {job.target}")
+    changed = sum(job.state == "changed" for job in planned)
+    again = (
+        f", {changed} of them again because the notebook's code or the data has changed" if changed else ""
+    )
+    click.echo(f"{len(planned) - len(todo)} of {len(planned)} runs are finished, {len(todo)} to do{again}")
     if dry_run:
         return
-    sweeps.sweep(runs, jobs=jobs or 2, timeout=timeout, cluster=cluster)
+    running.execute(planned, folder, n_jobs=jobs or 2, timeout=timeout, cluster=cluster, cwd=cwd)
     click.echo(f"Runs: {output}  (labutils collect {output} makes a table of their records)")
-    failed = [run for run in runs if run.error]
-    for run in failed:
-        click.echo(f"{run.name} failed: {run.error}", err=True)
-        if run.failed_target.exists():
-            click.echo(f"  up to there: {run.failed_target}", err=True)
-    if failed:
-        sys.exit(1)
+    _end_with_failures(planned, output)
 
 
 @cli.command()
@@ -339,68 +379,68 @@ def collect(folder, output, plot, x, y, by):
       labutils collect runs --plot accuracy.png -x n_iters -y accuracy --by model
     """
     if any((plot, x, y, by)) and not all((plot, x, y)):
-        raise course.UsageError(
-            "a figure needs all of --plot FILE, -x PARAM and -y RECORD; --by PARAM may be added"
-        )
-    frame = course.collect(folder)
+        raise UsageError("a figure needs all of --plot FILE, -x PARAM and -y RECORD; --by PARAM may be added")
+    frame = records.collect(folder)
+    for problem in frame.attrs["problems"]:
+        click.echo(f"left out: {problem}", err=True)
     if frame.empty:
-        raise course.RunError(f"no executed notebook in {folder} holds a record")
+        raise RunError(f"no executed notebook in {folder} holds a record")
     if plot:  # the names are checked before anything is written
         drawn, means = records.plot(frame, x, y, by, kind=plot.suffix)
     if output:
-        course.write(output, records.table(frame, kind=output.suffix))
-    click.echo(records.summary(frame, n_failed=len(course.executed(folder, failed=True))))
+        files.Folder(output.parent).write({output.name: records.table(frame, kind=output.suffix)})
+    click.echo(records.summary(frame, n_failed=len(records.executed(folder, failed=True))))
     if output:
         click.echo(f"Table: {output}")
     if plot:
-        course.write(plot, drawn)
+        files.Folder(plot.parent).write({plot.name: drawn})
         click.echo(f"{means}\nFigure: {plot}")
 
 
 def _paths(names):
     """Paths of the notebooks that are named, or of all if none is."""
-    return [course.find(name) for name in names] or course.notebooks()
+    return [notebook.find(name) for name in names] or notebook.notebooks()
 
 
-def _values(path, pairs, lists=False):
-    """Parameters from the command line, in the types that a notebook's rules ask for."""
-    if not pairs:
-        return {}
-    rules, values = course.read_rules(path), {}
-    for name, text in (_split(pair) for pair in pairs):
-        texts = text.split(",") if lists else [text]
-        parsed = [course.parse_value(t, rules[name]) if name in rules else t for t in texts]
-        values[name] = parsed if lists else parsed[0]
-    return values
+def _sets(path, quick, file, pairs, grid=()):
+    """The sets of parameters that a notebook is run at, in the types that its rules ask for."""
+    if not (quick or file or pairs or grid):
+        return [{}]
+    node, stem = notebook.read(path), path.stem
+    small = parameters.quick_parameters().get(stem, {}) if quick else {}
+    sets = _sets_of_file(file, stem) if file else [{}]
+    if not (small or pairs or grid or any(sets)):
+        return [{}]
+    rules = parameters.read_rules(node, stem)
+    once, several = parameters.from_pairs(pairs, rules), parameters.from_pairs(grid, rules, lists=True)
+    twice = once.keys() & several.keys()
+    if twice:
+        raise UsageError(f"the parameter {min(twice)} is given twice, with -p and with -g")
+    small = parameters.from_settings(small, rules)
+    return [
+        combined
+        for values in sets
+        for combined in parameters.expand(small | parameters.from_settings(values, rules) | once | several)
+    ]
 
 
-def _read_sets(file):
-    content = _read_yaml(file)
+def _sets_of_file(file, stem):
+    """The mappings of a file of settings, or those that it has for one notebook."""
+    content = settings.read(file)
+    if isinstance(content, dict) and content and all(isinstance(v, dict | list) for v in content.values()):
+        per_notebook = {name: value for name, value in content.items() if _is_notebook(name, value)}
+        if len(per_notebook) == len(content):
+            found = [value for name, value in content.items() if notebook.find(name).stem == stem]
+            content = found[0] if found else {}
     sets = content if isinstance(content, list) else [content]
-    if not sets or not all(isinstance(parameters, dict) for parameters in sets):
-        raise course.UsageError(f"{file} must hold lines of the form name: value, or a list of such sets")
+    if not sets or not all(isinstance(values, dict) for values in sets):
+        raise UsageError(f"{file} must hold lines of the form name: value, or a list of such sets")
     return sets
 
 
-def _split(pair):
-    name, equals, value = pair.partition("=")
-    if not equals or not name:
-        raise course.UsageError(f"a parameter is passed as name=value, got {pair!r}")
-    return name, value
-
-
-def _read_yaml(file):
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise course.UsageError(f"{file} cannot be read as YAML ({type(error).__name__})") from error
-
-
-def _read_parameters(file):
-    content = _read_yaml(file)
-    if not isinstance(content, dict):
-        raise course.UsageError(f"{file} must hold lines of the form name: value")
-    return content
+def _is_notebook(name, value):
+    """Whether an entry of a file of settings holds the parameters of a notebook, not the values of a parameter."""
+    return isinstance(value, dict) or (isinstance(value, list) and all(isinstance(v, dict) for v in value))
 
 
 def main():
@@ -411,9 +451,9 @@ def main():
         raise
     except click.UsageError as error:
         _end(error.format_message(), 2)
-    except course.UsageError as error:
+    except UsageError as error:
         _end(error, 2)
-    except (course.RunError, data.DataError) as error:
+    except RunError as error:
         _end(error, 1)
     except (KeyboardInterrupt, click.Abort):
         _end("interrupted; finished notebooks are kept, unfinished ones were not written", 130)

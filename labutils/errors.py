@@ -13,9 +13,9 @@ class DataError(RunError):
     """A data set cannot be had or kept."""
 
 
-class NotebookError(RunError):
-    """A notebook file is damaged, or not built as a command needs it."""
+class NotebookError(UsageError):
+    """A file is no notebook, a damaged one, or not built as a command needs it."""
 
 
-class ExerciseError(NotebookError):
+class ExerciseError(RunError):
     """An exercise is not built as a copy needs it."""

@@ -1,6 +1,7 @@
 """Load what a lesson writes out: the cells tagged ``scratch``."""
 
-from labutils import course
+from labutils.conventions import SCRATCH
+from labutils.course import notebook as notebooks
 
 
 def load(notebook):
@@ -8,8 +9,8 @@ def load(notebook):
 
     The notebook's first code cell, its imports, runs before them.
     """
-    code = [cell for cell in course.read(course.find(notebook)).cells if cell.cell_type == "code"]
-    scratch = [cell for cell in code if "scratch" in cell.metadata.get("tags", [])]
+    code = [cell for cell in notebooks.read(notebooks.find(notebook)).cells if cell.cell_type == "code"]
+    scratch = [cell for cell in code if SCRATCH in notebooks.tags(cell)]
     assert scratch, f"{notebook} has no cell tagged scratch"
     namespace = {}
     for cell in [code[0], *scratch]:

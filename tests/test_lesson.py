@@ -9,6 +9,7 @@ import wave
 from types import FunctionType
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,6 @@ from traitlets.config import Config
 from labutils import __version__, lesson
 
 matplotlib.use("agg")
-plt = lesson.plt
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def check(**changes):
 )
 def test_good_parameters_pass(changes):
     check(**changes)
-    assert lesson._parameters == {**GOOD, **changes}
+    assert lesson.parameters.values() == {**GOOD, **changes}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_bad_parameter_is_refused_in_one_sentence(name, value, message):
     with pytest.raises(ValueError, match=name) as caught:
         check(**{name: value})
     assert str(caught.value) == message
-    assert lesson._parameters == GOOD  # those of the last good check
+    assert lesson.parameters.values() == GOOD  # those of the last good check
 
 
 DEFAULTS = "n_iters: int = 300\nseed: int = 0"
@@ -167,7 +167,44 @@ def test_session_with_good_parameters_passes(shell, cells):
 
 def test_check_takes_the_injected_values(shell):
     run_cells(shell, DEFAULTS, "# Parameters\nn_iters = 5\n", SHORT_RULES)
-    assert lesson._parameters == {"n_iters": 5, "seed": 0}
+    assert lesson.parameters.values() == {"n_iters": 5, "seed": 0}
+
+
+WITH_DEFAULTS = (
+    "check_parameters(n_iters=(int, 1, 1000, 300), kind=('a', 'b'), fast=(bool, True), seed=(int, 0, 99, 0))"
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "names", "expected"),
+    [
+        ({}, (), True),
+        ({"seed": 5}, (), True),  # bands are measured over seeds
+        ({"seed": 5}, ("seed",), False),
+        ({"n_iters": 5}, (), False),
+        ({"n_iters": 5}, ("kind", "fast"), True),
+        ({"kind": "b"}, ("kind",), False),
+        ({"fast": False}, (), False),
+    ],
+)
+def test_at_defaults_compares_with_the_page(changed, names, expected):
+    namespace = {
+        "check_parameters": lesson.check_parameters,
+        "n_iters": 300,
+        "kind": "a",
+        "fast": True,
+        "seed": 0,
+    }
+    FunctionType(compile(WITH_DEFAULTS, "cell", "exec"), namespace | changed)()
+    assert lesson.at_defaults(*names) is expected
+
+
+def test_at_defaults_needs_defaults_and_known_names():
+    check()
+    with pytest.raises(ValueError, match="the rule of n_iters must say its default, as in"):
+        lesson.at_defaults()
+    with pytest.raises(ValueError, match="unknown parameter 'n_iter'; did you mean 'n_iters'"):
+        lesson.at_defaults("n_iter")
 
 
 # --- figures --------------------------------------------------------------------------------------------
@@ -290,6 +327,20 @@ def test_provenance_without_git(monkeypatch, tmp_path):
     assert lesson.provenance()["commit"] is None
 
 
+@pytest.mark.parametrize("name", ["cpu", "commit", "file", "notebook", "run_seconds", "versions"])
+def test_a_record_refuses_a_name_that_the_table_needs(name):
+    with pytest.raises(ValueError, match=f"{name} is the name of what a record says of its origin"):
+        lesson.record(**{name: 1})
+
+
+def test_a_record_refuses_the_name_of_a_parameter():
+    check()
+    with pytest.raises(
+        ValueError, match="rate is the name of a parameter; record the result under another name"
+    ):
+        lesson.record(rate=0.5)
+
+
 # --- bands ----------------------------------------------------------------------------------------------
 
 
@@ -304,7 +355,7 @@ def test_provenance_without_git(monkeypatch, tmp_path):
 )
 def test_expect_holds(value, band, words, capsys):
     lesson.expect("the accuracy", value, **band)
-    assert capsys.readouterr().out == f"the accuracy, expected {words}: holds\n"
+    assert capsys.readouterr().out == f"the accuracy: {float(value):.4g}, expected {words}\n"
 
 
 @pytest.mark.parametrize(
@@ -497,7 +548,7 @@ def drawn():
 
 def test_slider_starts_in_the_middle_and_redraws_when_moved(drawn, monkeypatch):
     displayed = []
-    monkeypatch.setattr(lesson, "display", displayed.append)
+    monkeypatch.setattr(lesson.figures, "display", displayed.append)
     lesson.slide(drawn, q=[1, 2, 5], angle=[0.0, 0.5])
     first, second, picture = displayed[0].children
     assert (first.description, second.description) == ("q", "angle")
@@ -517,3 +568,64 @@ def test_without_ipywidgets_the_figure_is_drawn_once(shell, drawn, monkeypatch):
     assert drawn.calls == [{"q": 2}]
     assert "Sliders need the package ipywidgets" in captured.stdout
     assert any("image/png" in output.data for output in captured.outputs)
+
+
+def test_mosaic_scales_each_image_and_leaves_gaps():
+    images = np.array([[[1.0, -2.0], [0.0, 2.0]], [[5.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    figure, ax = plt.subplots()
+    shown = lesson.mosaic(ax, images, 2).get_images()[0].get_array()
+    gap = np.nan
+    expected = [
+        [0.5, -1, gap, 1, 0],
+        [0, 1, gap, 0, 0],
+        [gap] * 5,
+        [0, 0, gap, gap, gap],
+        [0, 0, gap, gap, gap],
+    ]
+    np.testing.assert_array_equal(np.ma.filled(shown, np.nan), expected)
+    plt.close(figure)
+
+
+def test_mosaic_of_flat_images_is_square_and_keeps_its_input():
+    images = np.arange(16 * 9.0).reshape(16, 9)
+    before = images.copy()
+    figure, ax = plt.subplots()
+    assert lesson.mosaic(ax, images).get_images()[0].get_array().shape == (15, 15)
+    np.testing.assert_array_equal(images, before)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("images", [np.zeros((0, 3, 3)), np.zeros((2, 5)), np.zeros(4)])
+def test_mosaic_and_grid_of_no_images_are_refused(images):
+    with pytest.raises(ValueError, match="images must have the shape"):
+        lesson.image_grid(images)
+    figure, ax = plt.subplots()
+    with pytest.raises(ValueError, match="images must have the shape"):
+        lesson.mosaic(ax, images)
+    plt.close(figure)
+
+
+def test_rows_of_a_grid_are_labelled():
+    figure = lesson.label_rows(lesson.image_grid(np.ones((6, 2, 2)), 3), ["one", "two"])
+    assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [
+        ["one"],
+        [],
+        [],
+        ["two"],
+        [],
+        [],
+    ]
+    with pytest.raises(ValueError, match="a figure of 2 rows needs as many labels, got 3"):
+        lesson.label_rows(figure, "abc")
+    plt.close(figure)
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
+    figure, ax = plt.subplots()
+    ax.loglog([1, 300], [0.01, 3])
+    lesson.log_ticks(ax.xaxis, [1, 30, 300])
+    lesson.log_ticks(ax.yaxis, [0.01, 2.5])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "30", "300"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.01", "2.5"]
+    assert len(ax.xaxis.get_minor_locator()()) == 0
+    plt.close(figure)

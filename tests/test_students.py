@@ -14,14 +14,20 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from papermill.translators import translate_parameters
 
-from labutils import course, lesson, students
+from labutils import lesson
 from labutils.__main__ import cli
+from labutils.course import students
+from labutils.course.notebook import notebooks, read
+from labutils.course.parameters import QUICK as QUICK_FILE
+from labutils.errors import ExerciseError, RunError, UsageError
+from labutils.lesson import exercises
 
-QUICK = course.quick_parameters()
-NOTEBOOKS = course.notebooks()
+NOTEBOOKS = notebooks()
+QUICK = yaml.safe_load(QUICK_FILE.read_text())
 
 # Wrong answers to exercises whose mistakes depend on the answer, so that the right one lists none.
 WRONG = {
@@ -35,7 +41,7 @@ LISTED_TWICE = {("01_linear_factor_models", 2)}
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_exercises_are_open_in_the_copy_and_right_when_solved_and_mistakes_are_refused(path, monkeypatch):
-    node = course.read(path)
+    node = read(path)
     copy, solved = students.without_solutions(node), students.with_solutions(node)
     found = students.exercises(node)
     assert found
@@ -81,7 +87,7 @@ def refuse_listed(check, answer, namespace, asked, twice):
     for wrong, message in settings["mistakes"]:
         if is_right(wrong, expected):  # by chance of the data, or because the entry is made from the answer
             continue
-        said = lesson._feedback(wrong, expected, **settings)
+        said = exercises._feedback(wrong, expected, **settings)
         assert said == f"wrong: {message}" or (twice and said.startswith("wrong: ")), (wrong, said)
         n_refused += 1
         if itself:
@@ -104,7 +110,7 @@ def is_right(wrong, expected):
     """Whether a listed mistake is the right answer itself, and not only near to it."""
     if isinstance(expected, str):
         return wrong == expected
-    wrong, expected = lesson._as_array(wrong), lesson._as_array(expected)
+    wrong, expected = exercises._as_array(wrong), exercises._as_array(expected)
     return wrong.shape == expected.shape and np.allclose(wrong, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -168,92 +174,55 @@ def names_of(source):
 
 
 STUB, CHECK = "answer = None  # here", "lesson.check_exercise(answer, 4)"
+SOLUTION = "# Solution\nanswer = 2 + 2\nlesson.check_exercise(answer, 4)"
+
+
+def cell(source):
+    return nbformat.v4.new_code_cell(source)
 
 
 @pytest.mark.parametrize(
-    ("stub", "check", "solution", "filled"),
+    ("check", "solution", "filled"),
     [
-        (STUB, CHECK, "lesson.check_exercise(2 + 2, 4)", "answer = 2 + 2"),
+        (CHECK, SOLUTION, "# Solution\nanswer = 2 + 2"),
+        (f"x = 1\n{CHECK}", f"answer = 4  # why\n\n{CHECK}", "answer = 4  # why"),
         (
-            STUB,
-            CHECK,
-            "two = 2  # why\nlesson.check_exercise(two * 2, 4)",
-            "two = 2  # why\nanswer = two * 2",
+            "lesson.check_exercise(\n    [f(x) for x in (1, 2)], [2, 4]\n)",
+            "def f(x):\n    return 2 * x\n\n\nlesson.check_exercise([f(x) for x in (1, 2)], [2, 4])",
+            "def f(x):\n    return 2 * x",
         ),
-        (STUB, CHECK, "answer = 4\nlesson.check_exercise(answer, 4)", "answer = 4"),
-        (STUB, CHECK, "lesson.check_exercise([\n    4,\n], [4])", "answer = [4]"),
-        (
-            STUB,
-            "done = None if answer is None else round(answer)\nlesson.check_exercise(done, 4)",
-            "lesson.check_exercise(round(4.1), 4)",
-            "answer = 4.1",
-        ),
-        (
-            "answers = [None, None]",
-            "if answers:\n    print()\nelse:\n    lesson.check_exercise(answers, [1, 2])",
-            "lesson.check_exercise([1, 2], [1, 2])",
-            "answers = [1, 2]",
-        ),
-        (
-            "blocks = {'i': (None, None)}",
-            "lesson.check_exercise(count(**blocks), 4)",
-            "mine = {'i': (1, 2)}\nlesson.check_exercise(count(**mine), 4)",
-            "mine = {'i': (1, 2)}\nblocks = mine",
-        ),
-        (
-            "def twice(x, n):\n    return None",
-            "lesson.check_exercise(twice(a, b), 4)",
-            "lesson.check_exercise(2 * a + b, 4)",
-            "def twice(x, n):\n    return 2 * x + n",
-        ),
-        (
-            "def twice(x):\n    return None",
-            "results = [twice(x) for x in (1, 2)]\nlesson.check_exercise(results, [2, 4])",
-            "def f(x):\n    return 2 * x\n\n\nresults = [f(x) for x in (1, 2)]\nlesson.check_exercise(results, [2])",
-            "def twice(x):\n    return 2 * x",
-        ),
-        (
-            "def twice(x):\n    return None, None",
-            "x, result = both(twice)\nlesson.check_exercise(result, 4)",
-            "x, result = both(lambda x: (x, 2 * x))\nlesson.check_exercise(result, 4)",
-            "def twice(x):\n    return (x, 2 * x)",
-        ),
-        ("tasks = None", "def check(a):\n    print(a)\n\n\ncheck(tasks)", "check(['a'])", "tasks = ['a']"),
+        (f"if answer:\n    {CHECK}", f"answer = 4\nif answer:\n    {CHECK}", "answer = 4"),
     ],
 )
-def test_solution_is_read_off_and_bound_to_the_name_of_the_stub(stub, check, solution, filled):
-    assert students.filling(stub, check, solution) == filled
+def test_the_filling_is_the_solution_without_the_last_statement_of_the_check(check, solution, filled):
+    assert students.filling(cell(check), cell(solution)) == filled
 
 
 @pytest.mark.parametrize(
-    ("stub", "check", "solution", "sentence"),
+    ("check", "solution", "sentence"),
     [
+        (CHECK, "lesson.check_exercise(2 + 2, 4)", "must give the stub's name its value, and then end"),
+        (CHECK, CHECK, "must give the stub's name its value"),
         (
-            STUB,
             CHECK,
-            "print('right')",
-            "the solution must end in the check's own call, with another expression",
+            "answer = 4\nlesson.check_exercise(answer, 5)",
+            "end in the check's last statement, word for word",
         ),
-        (STUB, CHECK, "x = 4", "the solution must end in the call of the check"),
-        (
-            STUB,
-            "lesson.check_exercise(answer + 1, 4)",
-            "lesson.check_exercise(2 * 2, 4)",
-            "where answer stands",
-        ),
-        ("def f(x):\n    return None", "lesson.check_exercise(f(3), 4)", CHECK, "must define a function"),
-        (STUB, CHECK, "lesson.check_exercise(4 4)", "a cell is not Python"),
+        (CHECK, f"{CHECK}\nanswer = 4", "word for word"),
+        (CHECK, "", "word for word"),
+        (CHECK, "answer = 4 4", "a cell is not Python"),
+        ("print((", SOLUTION, "a cell is not Python"),
     ],
 )
-def test_solution_that_cannot_be_read_off_is_refused(stub, check, solution, sentence):
-    with pytest.raises(students.ExerciseError, match=sentence):
-        students.filling(stub, check, solution)
+def test_a_solution_that_does_not_end_as_its_check_is_refused(check, solution, sentence):
+    with pytest.raises(ExerciseError, match=sentence):
+        students.filling(cell(check), cell(solution))
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """A lesson with one exercise, in a folder of its own."""
-    cell = nbformat.v4.new_code_cell
+    cell = nbformat.v4.new_code_cell  # takes outputs and metadata as well
     shown = [
         nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("not done yet\n", "right\n")
     ]
@@ -264,7 +233,7 @@ def tiny(tmp_path):
         cell(CHECK, execution_count=3, outputs=shown[:1], metadata={"tags": ["nbval-check-output"]}),
         nbformat.v4.new_markdown_cell("<details><summary>Hint</summary>Two and two.</details>"),
         cell(
-            "lesson.check_exercise(2 + 2, 4)",
+            SOLUTION,
             execution_count=4,
             outputs=shown[1:],
             metadata={"tags": ["solution", "nbval-check-output"], "jupyter": {"source_hidden": True}},
@@ -301,14 +270,14 @@ def test_student_copy_lacks_the_solution_and_keeps_the_rest(tiny, tmp_path):
 def test_solved_copy_holds_the_solution_between_nbgraders_delimiters(tiny, tmp_path):
     assert student(tiny, "--solved", "-o", tmp_path / "out").exit_code == 0
     cells = nbformat.read(tmp_path / "out" / tiny.name, as_version=4).cells
-    assert cells[2].source == f"{STUB}\n### BEGIN SOLUTION\nanswer = 2 + 2\n### END SOLUTION"
+    assert cells[2].source == f"{STUB}\n\n\n### BEGIN SOLUTION\n# Solution\nanswer = 2 + 2\n### END SOLUTION"
     assert cells[3].outputs[0].text == "right\n"
     assert cells[3].source.endswith("### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS")
 
 
 @pytest.mark.parametrize("change", [students.without_solutions, students.with_solutions])
 def test_copies_carry_the_metadata_that_nbgrader_reads(change, tiny):
-    stub, check = (cell.metadata.nbgrader for cell in change(course.read(tiny)).cells[2:4])
+    stub, check = (cell.metadata.nbgrader for cell in change(read(tiny)).cells[2:4])
     assert stub == {
         "schema_version": 3,
         "task": False,
@@ -330,7 +299,7 @@ def test_copies_carry_the_metadata_that_nbgrader_reads(change, tiny):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_copies_keep_every_other_cell_and_names_of_exercises_are_unique(path):
-    node = course.read(path)
+    node = read(path)
     rest = [c for c in node.cells if "solution" not in c.metadata.get("tags", [])]
     for change in (students.without_solutions, students.with_solutions):
         cells = change(node).cells
@@ -349,8 +318,10 @@ def test_copy_that_differs_is_replaced_only_when_forced_and_then_all_or_none(tin
     other = tiny.with_name("51_tiny.ipynb")
     other.write_bytes(tiny.read_bytes())
     result = student(other, tiny, "-o", out)
-    assert isinstance(result.exception, course.UsageError)
-    assert "is there already and may hold answers" in str(result.exception)
+    assert isinstance(result.exception, UsageError)
+    assert "is there already, and was not written by labutils or has been changed since" in str(
+        result.exception
+    )
     assert (out / tiny.name).read_text() == answered
     assert not (out / other.name).exists()
     assert student(tiny, "--force", "-o", out).exit_code == 0
@@ -358,17 +329,19 @@ def test_copy_that_differs_is_replaced_only_when_forced_and_then_all_or_none(tin
 
 
 def test_copies_are_not_written_among_solved_notebooks(tiny):
-    for output in (tiny.parent, course.NOTEBOOKS, course.NOTEBOOKS / "student"):
-        with pytest.raises(course.UsageError, match="where solved notebooks are; name another folder"):
-            students.make([tiny], output)
-    assert not (course.NOTEBOOKS / "student").exists()
+    before = {path: path.read_bytes() for path in [tiny, *NOTEBOOKS]}
+    for output in (tiny.parent, NOTEBOOKS[0].parent):
+        with pytest.raises(UsageError, match="where notebooks that are read lie; name another folder"):
+            students.make([tiny], output, force=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert list(tiny.parent.iterdir()) == [tiny]
 
 
 def test_two_notebooks_of_one_name_are_refused(tiny, tmp_path):
     other = tmp_path / "elsewhere" / tiny.name
     other.parent.mkdir()
     other.write_bytes(tiny.read_bytes())
-    with pytest.raises(course.UsageError, match="two of the notebooks are named 50_tiny"):
+    with pytest.raises(UsageError, match="two of the notebooks are named 50_tiny"):
         students.make([tiny, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -377,6 +350,7 @@ def test_two_notebooks_of_one_name_are_refused(tiny, tmp_path):
     ("number", "change", "sentence"),
     [
         (2, {"source": "answer = 4"}, "50_tiny, exercise 1: before the check there must be a stub"),
+        (2, {"source": "other = None"}, "50_tiny, exercise 1: before the check there must be a stub"),
         (3, {"metadata": {}}, "50_tiny, exercise 1: the code cell before a solution must be its check"),
     ],
 )
@@ -384,19 +358,19 @@ def test_lesson_whose_exercise_has_another_shape_is_refused(number, change, sent
     node = json.loads(tiny.read_text())
     node["cells"][number].update(change)
     tiny.write_text(json.dumps(node))
-    with pytest.raises(students.ExerciseError, match=sentence):
+    with pytest.raises(ExerciseError, match=sentence):
         students.make([tiny], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_that_cannot_be_made_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(course.RunError, match=r"cannot write to .*; name a folder that can with --output"):
+    with pytest.raises(RunError, match=r"cannot write to .*; name another place with --output"):
         students.make([tiny], tmp_path / "file" / "out")
 
 
 def test_grader_gives_nothing_for_a_check_that_did_not_say_right(capsys):
-    lesson._said.clear()
+    exercises._said.clear()
     with pytest.raises(AssertionError, match="not done yet"):
         lesson.require_right()
     lesson.check_exercise(3, 4)

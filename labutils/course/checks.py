@@ -9,13 +9,21 @@ from pathlib import Path
 import matplotlib as mpl
 import nbformat
 
-from labutils import course, lesson, students, vocabulary
+from labutils import NOTEBOOKS
+from labutils.conventions import COLOURS, SOLUTION
+from labutils.course import notebook, parameters, students, vocabulary
+from labutils.course.notebook import parse, read, tags
+from labutils.errors import ExerciseError, UsageError
+from labutils.rules import FORM
 
 FORBIDDEN_TAGS = {"injected-parameters", "papermill-error-cell-tag", "raises-exception"}
 MACHINE_PATH = re.compile(r"(?<![\w:/])/(home|root|tmp|Users|work|usr|var)/|[A-Z]:\\\\")
 LONGEST_CELL = 25
 LARGEST_FILE = 1_000_000
 LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11, for lines and marks
+# A line of the parameters cell, as papermill reads it
+PARAMETER = re.compile(r"(\w+): \w+ = [^#]+?  # [^=]*[^=\s]")
+UNTESTED = "not tested with these parameters"  # says lesson.expect away from the defaults
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/svg+xml")
 # Calls that draw lines and marks; areas, and greys for what is to recede, may be lighter.
 LINES_AND_MARKS = {"plot", "loglog", "semilogx", "semilogy", "errorbar", "scatter", "step", "stem"}
@@ -50,12 +58,12 @@ def problems(path, quick=None):
 
     Raises
     ------
-    course.UsageError
+    UsageError
         If the file is not a notebook.
     """
     path = Path(path)
-    quick = course.quick_parameters() if quick is None else quick
-    node = course.read(path)
+    quick = parameters.quick_parameters() if quick is None else quick
+    node = read(path)
     found = [*_format(path, node), *_outputs(node), *_accessibility(node), *_exercises(node)]
     broken = list(_not_python(node))
     found += broken or [*_cells(node), *_parameters(path, node, quick)]
@@ -74,11 +82,11 @@ def vocabulary_problems(paths):
     list of Problem
     """
     problems = []
-    nodes = [(path.stem, course.read(path)) for path in map(Path, paths)]
+    nodes = [(path.stem, read(path)) for path in map(Path, paths)]
     named = {Path(path).resolve() for path in paths}
-    lessons = {path.stem for path in course.notebooks()[1:] if path in named}
+    lessons = {path.stem for path in notebook.notebooks()[1:] if path in named}
     for table in vocabulary.HEADERS:
-        found, unreadable = vocabulary.collect(nodes, table)
+        found, unreadable = vocabulary.gather(nodes, table)
         problems += [Problem(stem, "", wrong, "the site collects these tables") for stem, wrong in unreadable]
         for stem in sorted(lessons - {entry.notebook for entry in found} - {stem for stem, _ in unreadable}):
             wrong = f"has no table under ### {table}"
@@ -95,13 +103,12 @@ def vocabulary_problems(paths):
     return problems
 
 
-def palette_problems(style=lesson.STYLE):
-    """Colours of a figure style that are too pale on its white ground.
+def palette_problems(colours=COLOURS):
+    """Colours of the figure style's cycle that are too pale on its white ground.
 
     Parameters
     ----------
-    style : dict
-        Matplotlib's settings, with ``axes.prop_cycle``.
+    colours : sequence of matplotlib colours
 
     Returns
     -------
@@ -109,7 +116,7 @@ def palette_problems(style=lesson.STYLE):
     """
     return [
         Problem("figure style", f"colour C{number}", *_too_pale(colour))
-        for number, colour in enumerate(style["axes.prop_cycle"].by_key()["color"])
+        for number, colour in enumerate(colours)
         if contrast(colour) < LEAST_CONTRAST
     ]
 
@@ -154,10 +161,6 @@ def _code(node):
     return [cell for cell in node.cells if cell.cell_type == "code"]
 
 
-def _tags(cell):
-    return cell.metadata.get("tags", [])
-
-
 def _format(path, node):
     normal = "let make outputs normalise it"
     try:
@@ -182,7 +185,7 @@ def _format(path, node):
                 f"has metadata {sorted(cell.metadata)}",
                 f"only tags and jupyter are allowed; {normal}",
             )
-    if course.minutes(node) == (0, 0):
+    if notebook.minutes(node) == (0, 0):
         yield None, "does not state its time", "write **Time**: N minutes to read, M minutes to run."
 
 
@@ -199,6 +202,8 @@ def _outputs(node):
             if output.output_type == "error" or output.get("name") == "stderr":
                 yield cell, "stores an error or a warning", "a page shows neither"
             text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            if UNTESTED in text:
+                yield cell, f"stores {UNTESTED!r}", "store the run at the defaults, for which bands hold"
             if MACHINE_PATH.search(text):
                 yield cell, "stores a path of one machine", "print names of files, not where they lie"
 
@@ -240,9 +245,9 @@ def _images_without_alt(cell, page):
 
 def _page(markdown):
     """A Markdown cell as the page shows it."""
-    from nbconvert.filters import markdown2html  # takes seconds to import
+    from markdown_it import MarkdownIt
 
-    return _parse_html(markdown2html(markdown))
+    return _parse_html(MarkdownIt().enable("table").render(markdown))
 
 
 def _parse_html(text):
@@ -255,7 +260,7 @@ def _exercises(node):
     try:
         found = students.exercises(node)
         students.with_solutions(node)
-    except students.ExerciseError as error:
+    except ExerciseError as error:
         yield None, str(error).replace(": ", ", ", 1), "a student's copy could not be made"
         return
     checks = {exercise.check for exercise in found}
@@ -265,7 +270,7 @@ def _exercises(node):
         printed = [output.get("text") for output in cell.outputs]
         if number in checks and printed != ["not done yet\n"]:
             yield cell, "does not print 'not done yet' alone", "exercises are stored unanswered"
-        if "solution" in _tags(cell):
+        if SOLUTION in tags(cell):
             if printed != ["right\n"]:
                 yield cell, "does not print 'right' alone", "a solution ends in its exercise's check"
             if not cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -292,8 +297,8 @@ def _not_python(node):
 
 def _cells(node):
     for cell in _code(node):
-        if FORBIDDEN_TAGS & set(_tags(cell)):
-            wrong = f"is tagged {', '.join(FORBIDDEN_TAGS & set(_tags(cell)))}"
+        if FORBIDDEN_TAGS & set(tags(cell)):
+            wrong = f"is tagged {', '.join(FORBIDDEN_TAGS & set(tags(cell)))}"
             yield cell, wrong, f"{', '.join(sorted(FORBIDDEN_TAGS))} are not allowed"
         lines = cell.source.splitlines()
         if len(lines) > LONGEST_CELL:
@@ -307,7 +312,7 @@ def _cells(node):
 
 def _colours(cell):
     """Colours written out in calls that draw lines or marks."""
-    for call in ast.walk(ast.parse(cell.source)):
+    for call in ast.walk(parse(cell)):
         drawn = isinstance(call, ast.Call) and getattr(call.func, "attr", "") in LINES_AND_MARKS
         for keyword in call.keywords if drawn else ():
             if keyword.arg in ("c", "color") and isinstance(keyword.value, ast.Constant):
@@ -323,36 +328,38 @@ def _is_named(colour):
 
 
 def _parameters(path, node, quick):
-    import papermill  # takes a second to import
-
-    tagged = [cell for cell in _code(node) if "parameters" in _tags(cell)]
+    tagged = notebook.parameters_cells(node)
     if len(tagged) != 1:
         yield None, f"has {len(tagged)} cells tagged parameters", "exactly one is needed"
         return
     (cell,) = tagged
-    form = "each line is name: type = literal  # help in words"
+    form = "each line is name: type = literal  # help in words, without an equals sign"
     names = []
-    for statement in ast.parse(cell.source).body:
-        if isinstance(statement, ast.AnnAssign):
-            names.append(statement.target.id)
+    for line in cell.source.splitlines():
+        read_off = PARAMETER.fullmatch(line)
+        if read_off:
+            names.append(read_off[1])
         else:
-            yield cell, f"holds {ast.unparse(statement)!r}", form
-    read = papermill.inspect_notebook(str(path))
-    for name in names:
-        if name not in read:
-            yield cell, f"has the parameter {name}, which papermill cannot read", form
-        elif not read[name]["help"]:
-            yield cell, f"has no help for the parameter {name}", form
+            yield cell, f"holds {line!r}", form
     try:
-        rules = course.read_rules(path)
-    except course.UsageError as error:
+        rules = parameters.read_rules(node, path.stem)
+    except UsageError as error:
         yield None, str(error), "call lesson.check_parameters with a literal rule for each parameter"
     else:
-        if set(rules) != set(names):
-            wrong = f"has the parameters {sorted(names)} and rules for {sorted(rules)}"
-            yield cell, wrong, "lesson.check_parameters needs one rule for each parameter"
+        yield from _rules(cell, rules, names, parameters.defaults(node))
     unknown = set(quick.get(path.stem, {})) - set(names)
     if unknown:
         yield cell, f"lacks {sorted(unknown)}, which tests/quick.yml sets", "both must have the same names"
-    if path.stem not in quick and path.resolve().parent == course.NOTEBOOKS:
+    if path.stem not in quick and path.resolve().parent == NOTEBOOKS:
         yield None, "has no values in tests/quick.yml", "a lesson of the course needs them for its quick run"
+
+
+def _rules(cell, rules, names, defaults):
+    if set(rules) != set(names):
+        wrong = f"has the parameters {sorted(names)} and rules for {sorted(rules)}"
+        yield cell, wrong, "lesson.check_parameters needs one rule for each parameter"
+    for name, rule in rules.items():
+        if name in defaults and rule.default != defaults[name]:
+            said = "no default" if rule.default is None else f"the default {rule.default!r}"
+            wrong = f"sets {name} to {defaults[name]!r}, and its rule says {said}"
+            yield cell, wrong, f"a rule says the page's default: {FORM}"

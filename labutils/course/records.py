@@ -3,17 +3,121 @@
 import io
 import json
 import math
+import os
+import re
+from pathlib import Path
 
-import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
-from scipy import stats
 
-from labutils import course, lesson
+from labutils.conventions import METADATA
+from labutils.course.notebook import read, recorded
+from labutils.errors import NotebookError, RunError, UsageError
+from labutils.rules import check_name
 
 TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
 CONFIDENCE = 0.95
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # how lesson.record writes them
+_LARGEST = 2**63  # whole numbers that a column of numbers can hold are below
+
+
+def executed(folder, failed=False):
+    """The notebooks in a folder, and in those below it, that ran to their end, or that failed, in order.
+
+    Folders whose name begins with a dot are left out, and so is a failed run that has succeeded since.
+
+    Parameters
+    ----------
+    folder : path-like
+    failed : bool
+
+    Returns
+    -------
+    list of Path
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(place) / name for name in names if name.endswith(".ipynb") and not name.startswith(".")
+        ]
+    ended = {path for path in found if not path.stem.endswith(".failed")}
+    kept = ended
+    if failed:
+        kept = {
+            p for p in found if p not in ended and p.with_name(p.name.replace(".failed", "")) not in ended
+        }
+    return sorted(kept, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", str(p))])
+
+
+def collect(folder):
+    """Read the records of a folder of executed notebooks, and of the folders in it, into one frame.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a record: the notebook and the file, its parameters, its results, and where they come from.
+        The names of the parameters and of the results are in ``attrs["parameters"]`` and ``attrs["results"]``,
+        a line for each file that could not be read in ``attrs["problems"]``, and in ``attrs["not_finite"]`` how many
+        values of each result are nan or infinite.
+    """
+    rows, names, results, problems, not_finite = [], {}, {}, [], {}
+    for path in executed(folder):
+        try:
+            node = read(path)
+        except NotebookError as error:
+            problems.append(str(error))
+            continue
+        of_run = node.metadata.get(METADATA)
+        of_run = of_run if isinstance(of_run, dict) else {}
+        seconds = of_run.get("seconds")
+        run = {"notebook": of_run.get("notebook", path.stem), "file": path.relative_to(folder).as_posix()}
+        cost = {"run_seconds": seconds} if isinstance(seconds, int | float) else {}
+        for content in recorded(node):
+            origin = dict(content["provenance"])
+            versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions", {}).items())
+            rows.append(
+                {**origin, "versions": versions, **content["parameters"], **content["results"], **cost, **run}
+            )
+            names |= content["parameters"]
+            results |= content["results"] | cost
+            for name, value in content["results"].items():
+                not_finite[name] = not_finite.get(name, 0) + (isinstance(value, str) and value in _NOT_FINITE)
+    columns = list(
+        dict.fromkeys(["notebook", "file", *names, *results, *(name for row in rows for name in row)])
+    )
+    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in columns})
+    frame.attrs = {
+        "parameters": list(names),
+        "results": list(results),
+        "not_finite": not_finite,
+        "problems": problems,
+    }
+    return frame
+
+
+def _column(values):
+    """Values of one name as a column that keeps what they are: numbers numbers, true and false those."""
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(value, bool) for value in given):
+        return pd.array(values, dtype="boolean" if len(given) < len(values) else "bool")
+    if given and all(isinstance(v, int) and not isinstance(v, bool) and abs(v) < _LARGEST for v in given):
+        return pd.array(values, dtype="Int64" if len(given) < len(values) else "int64")
+    if given and all(_is_number(value) for value in given):
+        if any(isinstance(value, int) and abs(value) > 2**53 for value in given):
+            return pd.Series(values, dtype=object)  # else digits would be lost
+        return pd.Series([_NOT_FINITE.get(v, v) if isinstance(v, str) else v for v in values], dtype=float)
+    return pd.Series(values, dtype=object)
+
+
+def _is_number(value):
+    if isinstance(value, str):
+        return value in _NOT_FINITE
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def table(frame, kind):
@@ -22,7 +126,7 @@ def table(frame, kind):
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `labutils.course.collect` returns it.
+        As `collect` returns it.
     kind : {".csv", ".parquet"}
         In Parquet, a column that mixes types holds them as JSON text.
 
@@ -32,9 +136,9 @@ def table(frame, kind):
 
     Raises
     ------
-    course.UsageError
+    UsageError
         If the kind is another.
-    course.RunError
+    RunError
         If the package that writes Parquet is missing.
     """
     _check_kind("table", kind, TABLES)
@@ -43,9 +147,7 @@ def table(frame, kind):
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise course.RunError(
-            "a Parquet table needs the package pyarrow: pip install -e '.[parquet]'"
-        ) from None
+        raise RunError("a Parquet table needs the package pyarrow: pip install -e '.[parquet]'") from None
     mixed = [name for name in frame if frame[name].dropna().map(type).nunique() > 1]
     frame = frame.assign(**{name: frame[name].map(json.dumps, na_action="ignore") for name in mixed})
     return frame.to_parquet(index=False, engine="pyarrow")
@@ -79,7 +181,7 @@ def plot(frame, x, y, by=None, kind=".png"):
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `labutils.course.collect` returns it.
+        As `collect` returns it.
     x, by : str
         Parameter or record along the x-axis, and one that gets a line for each of its values.
     y : str
@@ -95,7 +197,7 @@ def plot(frame, x, y, by=None, kind=".png"):
 
     Raises
     ------
-    course.UsageError
+    UsageError
         If there is no such column, it cannot be plotted, or the kind is another.
     """
     _check_kind("figure", kind, FIGURES)
@@ -103,15 +205,22 @@ def plot(frame, x, y, by=None, kind=".png"):
     for name in (*groups, y):
         _check_column(frame, name)
     if not _holds_numbers(frame[y]):
-        raise course.UsageError(f"{y} holds no numbers, so it cannot be plotted along y")
-    rows = frame.dropna(subset=[*groups, y]).astype({y: float})
+        raise UsageError(f"{y} holds no numbers, so it cannot be plotted along y")
+    from scipy import stats  # slow to import
+
+    has_all = frame.dropna(subset=groups)
+    rows = has_all[has_all[y].astype(float).map(math.isfinite)].astype({y: float})
     if rows.empty:
-        raise course.UsageError(f"no record has {' and '.join([*groups, y])} at once")
+        raise UsageError(f"no record has {' and '.join([*groups, y])} at once, as finite numbers")
+    n_left_out = frame.attrs["not_finite"].get(y, 0)
     # the underscores keep them apart from parameters, one of which may well be called n
     means = rows.groupby(groups)[y].agg(_n="count", _mean="mean", _sd="std").reset_index()
     factor = stats.t.ppf((1 + CONFIDENCE) / 2, (means["_n"] - 1).clip(lower=1))
     means["_half"] = factor * means["_sd"] / means["_n"] ** 0.5
     what = _what_is_shown(rows, groups, means["_n"])
+    if n_left_out:
+        are = "record is" if n_left_out == 1 else "records are"
+        what += f"\n{n_left_out} {are} left out: {y} is not finite there"
     figure = _draw(means, x, y, by, what)
     file = io.BytesIO()
     figure.savefig(file, format=kind[1:], dpi=150)
@@ -123,7 +232,12 @@ def plot(frame, x, y, by=None, kind=".png"):
 
 
 def _draw(means, x, y, by, what):
-    with matplotlib.rc_context(lesson.STYLE):
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from labutils.lesson import STYLE
+
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.4))
         ax = figure.subplots()
         is_number = _holds_numbers(means[x])
@@ -160,19 +274,17 @@ def _what_is_shown(rows, groups, counts):
 
 def _check_kind(what, kind, allowed):
     if kind not in allowed:
-        raise course.UsageError(
-            f"a {what} is written to a file that ends in {', '.join(allowed)}, got {kind!r}"
-        )
+        raise UsageError(f"a {what} is written to a file that ends in {', '.join(allowed)}, got {kind!r}")
 
 
 def _check_column(frame, name):
     names = [*frame.attrs["parameters"], *frame.attrs["results"], "notebook"]
     try:
-        lesson.check_name(name, names, "parameter or record")
+        check_name(name, names, "parameter or record")
     except ValueError as error:
-        raise course.UsageError(error) from None
+        raise UsageError(error) from None
     if frame[name].map(lambda value: isinstance(value, list)).any():
-        raise course.UsageError(f"{name} holds lists, so it cannot be plotted")
+        raise UsageError(f"{name} holds lists, so it cannot be plotted")
 
 
 def _holds_numbers(values):

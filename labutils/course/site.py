@@ -7,7 +7,6 @@ between the pages is checked.
 
 import html
 import io
-import os
 import re
 import shutil
 import tempfile
@@ -23,12 +22,15 @@ from myst_nb.core.render import NbElementRenderer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from labutils import course, lesson, vocabulary
+from labutils import NOTEBOOKS
+from labutils.conventions import RECORD_TYPE, SOLUTION
+from labutils.course import files, notebook, vocabulary
+from labutils.course.notebook import OTHER_PAGES, check_page_names, code_cells, minutes, read, recorded, tags
 
 _STYLE = Path(__file__).with_name("site.css")
-_OTHER_PAGES = {"index", "notation", "results", "search", "terms"}
+ROOT = NOTEBOOKS.parent
 _SETTINGS = {
-    "extensions": ["myst_nb", "labutils.site"],
+    "extensions": ["myst_nb", "labutils.course.site"],
     "html_theme": "furo",
     "html_theme_options": {"navigation_with_keys": True},
     "html_static_path": [str(_STYLE)],
@@ -74,7 +76,7 @@ def _block_math(translator, node):
     raise nodes.SkipNode
 
 
-def build(paths, output):
+def build(paths, output, prefix=""):
     """Write the pages of notebooks into a folder.
 
     Parameters
@@ -82,7 +84,9 @@ def build(paths, output):
     paths : list of path-like
         The notebooks, in the order of the pages. What they store is shown; nothing is executed.
     output : path-like
-        Folder of the pages. Pages that are there are replaced.
+        Folder of the pages. What an earlier call wrote there is replaced; other files stay.
+    prefix : str
+        Beginning of the names of the pages in the folder, such as ``pages/``.
 
     Returns
     -------
@@ -92,36 +96,28 @@ def build(paths, output):
 
     Raises
     ------
-    course.UsageError
-        If two notebooks have the same name, one has that of another page, or the folder holds something other than
-        pages.
-    course.RunError
+    UsageError
+        If two notebooks have the same name, one has that of another page, or a page would replace a file that an earlier
+        call did not write.
+    RunError
         If the pages cannot be written.
     """
-    paths, output = [Path(path) for path in paths], Path(output)
-    stems = [path.stem for path in paths]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise course.UsageError(f"two notebooks are named {twice[0]}; each page needs a name of its own")
-    taken = sorted(_OTHER_PAGES.intersection(stems))
-    if taken:
-        raise course.UsageError(f"a page of the site is named {taken[0]}; rename the notebook")
-    if output.exists() and not (output / "index.html").exists() and any(output.iterdir()):
-        raise course.UsageError(
-            f"{output} holds something other than pages; name another folder with --output"
-        )
-    course.make_writable(output.parent)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        source, pages = Path(folder) / "source", Path(folder) / "pages"
+    paths = [Path(path) for path in paths]
+    check_page_names(paths)
+    folder = files.Folder(output, sources=paths)
+    folder.check(f"{prefix}{path.stem}.html" for path in [*paths, *map(Path, OTHER_PAGES)])
+    with tempfile.TemporaryDirectory(prefix="labutils-site-") as temporary:
+        source, pages = Path(temporary).resolve() / "source", Path(temporary).resolve() / "pages"
         source.mkdir()
         problems = _write_sources(paths, source)
-        problems += _run_sphinx(source, pages, Path(folder) / "doctrees")
+        problems += _run_sphinx(source, pages, Path(temporary) / "doctrees")
         for leftover in (".buildinfo", "objects.inv"):
             (pages / leftover).unlink(missing_ok=True)
-        if output.exists():
-            os.replace(output, Path(folder) / "before")
-        os.replace(pages, output)
-    return problems + broken_links(output)
+        (pages / ".nojekyll").touch()  # else GitHub Pages drops folders that begin with an underscore
+        problems += broken_links(pages)
+        built = {p.relative_to(pages).as_posix(): p for p in sorted(pages.rglob("*")) if p.is_file()}
+        folder.replace_all(built, prefix)
+    return problems
 
 
 def broken_links(folder):
@@ -160,14 +156,14 @@ def broken_links(folder):
 
 def _write_sources(paths, source):
     """Write what Sphinx reads: prepared notebooks, and pages around them; returns problems, a line each."""
-    notebooks, problems = {path.stem: course.read(path) for path in paths}, []
+    notebooks, problems = {path.stem: read(path) for path in paths}, []
     pages = {}
     for table in vocabulary.HEADERS:
-        found, unreadable = vocabulary.collect(notebooks.items(), table)
+        found, unreadable = vocabulary.gather(notebooks.items(), table)
         pages[table.lower()] = vocabulary.page(found, table) if found else None
         problems += [f"{stem}: {wrong}" for stem, wrong in unreadable]
     pages["results"] = _results_page(notebooks)
-    elsewhere = {path.stem for path in course.notebooks()} - set(notebooks)
+    elsewhere = {path.stem for path in notebook.notebooks()} - set(notebooks)
     for stem, node in notebooks.items():
         nbformat.write(_prepared(node, elsewhere), source / f"{stem}.ipynb")
     entries = [f"{stem.split('_')[0]} {_title(stem, node)} <{stem}>" for stem, node in notebooks.items()]
@@ -189,34 +185,34 @@ def _prepared(node, elsewhere):
     for cell in node.cells:
         if cell.cell_type == "markdown":
             cell.source = links.sub(r"\1", cell.source)
-    for cell in course.code_cells(node):
-        cell.outputs = [o for o in cell.outputs if lesson.RECORD_TYPE not in o.get("data", {})]
+    for cell in code_cells(node):
+        cell.outputs = [o for o in cell.outputs if RECORD_TYPE not in o.get("data", {})]
         for shown in (output.data for output in cell.outputs if "text/html" in output.get("data", {})):
             shown["text/html"] = re.sub(
                 r"\$([^$\n]+)\$", lambda m: convert(html.unescape(m[1])), shown["text/html"]
             )
-        if "solution" in cell.metadata.get("tags", []):
+        if SOLUTION in tags(cell):
             cell.metadata["tags"] = ["hide-cell"]
             cell.metadata["mystnb"] = {"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
     return node
 
 
 def _title(stem, node):
-    return course.title(node) or stem
+    return notebook.title(node) or stem
 
 
 def _front_page(notebooks, source):
     """The opening of the README, with a table row for each page."""
     opening, _, table = (
-        (course.ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0].partition("\n| ")
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0].partition("\n| ")
     )
     for figure in re.findall(r"\]\((figures/[^)]+)\)", opening):
         (source / figure).parent.mkdir(exist_ok=True)
-        shutil.copy(course.ROOT / figure, source / figure)
+        shutil.copy(ROOT / figure, source / figure)
     described = dict(re.findall(r"\[(\w+)\]\([^)]*\) \| ([^|]*) \|", table))
     rows = ["| notebook | what you do | minutes to read | minutes to run |", "| --- | --- | ---: | ---: |"]
     for stem, node in notebooks.items():
-        to_read, to_run = course.minutes(node)
+        to_read, to_run = minutes(node)
         what = described.get(stem, "")
         rows.append(f"| [{_title(stem, node)}]({stem}.ipynb) | {what} | {to_read or ''} | {to_run or ''} |")
     return opening.strip() + "\n\n" + "\n".join(rows)
@@ -225,7 +221,7 @@ def _front_page(notebooks, source):
 def _results_page(notebooks):
     """Page of all recorded results, a table for each notebook by stem; None if nothing is recorded."""
     parts = []
-    for stem, records in ((stem, course.recorded(node)) for stem, node in notebooks.items()):
+    for stem, records in ((stem, recorded(node)) for stem, node in notebooks.items()):
         if records:
             table = pd.DataFrame([record["results"] for record in records]).astype(object).map(_as_text)
             rows = table.to_html(index=False, border=0, classes="docutils", justify="left")
@@ -254,6 +250,5 @@ def _run_sphinx(source, pages, doctrees):
             source, None, pages, doctrees, "html", settings, status=None, warning=warnings, freshenv=True
         )
         app.build()
-    return [
-        line.replace(f"{source}{os.sep}", "") for line in warnings.getvalue().splitlines() if line.strip()
-    ]
+    said = re.sub(r"\x1b\[[0-9;]*m", "", warnings.getvalue()).replace(f"{source}/", "")
+    return [line for line in said.splitlines() if line.strip()]

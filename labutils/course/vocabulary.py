@@ -76,7 +76,7 @@ def entries(node, notebook, table):
     return found
 
 
-def collect(nodes, table):
+def gather(nodes, table):
     """Rows of the tables of several lessons, and what is wrong with tables that cannot be read.
 
     Parameters

@@ -1,0 +1,257 @@
+"""Files that are ours: what a command may replace or remove, and how it writes without losing anything.
+
+A folder that a command writes to carries the list ``.labutils``: a line for each file, with the SHA-256 of what was
+written. A file is replaced or removed only if it is in that list and still has that content; whatever else lies there
+is somebody's, and is refused before anything runs. Files are written under a temporary name first, and take their
+places by renaming when all of them are there.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import platform
+import stat
+from pathlib import Path
+
+import filelock
+import psutil
+
+from labutils import NOTEBOOKS
+from labutils.errors import RunError, UsageError
+
+LIST = ".labutils"
+_LOCK_SECONDS = 60
+_counter = itertools.count()
+
+
+class Folder:
+    """A folder to write to.
+
+    Parameters
+    ----------
+    path : path-like
+        It need not exist yet.
+    sources : iterable of path-like
+        Files that are read from: nothing is written where they lie.
+    """
+
+    def __init__(self, path, sources=()):
+        self.path = Path(path)
+        self._sources = {Path(source).resolve() for source in sources}
+
+    def check(self, names, *, force=False):
+        """Refuse what must not be written, before any work is done.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Paths of files in the folder, with ``/``.
+        force : bool
+            Whether files that are not ours, or were changed since, may be replaced.
+
+        Raises
+        ------
+        UsageError
+            If a file would replace something that is not ours, or would lie among the sources.
+        RunError
+            If the folder cannot be written to.
+        """
+        names = list(names)
+        self._refuse_sources(names)
+        folders = {self.path, *((self.path / name).parent for name in names)}
+        for folder in sorted(folders, key=lambda folder: len(folder.parts)):
+            _refuse_unwritable(folder)
+        ours = self._ours()
+        for name in names:
+            if not force and _is_foreign(self.path / name, ours.get(name, ())):
+                raise UsageError(
+                    f"{self.path / name} is there already, and was not written by labutils or has been changed since; "
+                    "move it away, or name another place with --output"
+                )
+
+    def write(self, contents, *, force=False):
+        """Write files, all of them or, where one cannot be written or replaced, none.
+
+        Parameters
+        ----------
+        contents : dict of str to str, bytes or pathlib.Path
+            By name in the folder what the file is to hold; of a path, what that file holds.
+        force : bool
+            As for `check`.
+
+        Raises
+        ------
+        UsageError, RunError
+            As for `check`.
+        """
+        contents = {name: _as_bytes(content) for name, content in contents.items()}
+        self.check((n for n, c in contents.items() if not _holds(self.path / n, c)), force=force)
+        ready = {}
+        try:
+            with _said_in_a_sentence(self.path):
+                for name, content in contents.items():
+                    place = self.path / name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    _remove_left_overs(place.parent)
+                    ready[name] = place.with_name(_temporary_name())
+                    _write_through(ready[name], content)
+                with self._locked():
+                    self._note({name: _digest(content) for name, content in contents.items()})
+                    for name in contents:
+                        os.replace(ready.pop(name), self.path / name)
+        finally:
+            for temporary in ready.values():
+                temporary.unlink(missing_ok=True)
+
+    def remove(self, names):
+        """Remove those of the files that are ours and unchanged, and folders that are empty then."""
+        ours = self._ours()
+        with _said_in_a_sentence(self.path):
+            for name in names:
+                place = self.path / name
+                if place.exists() and not _is_foreign(place, ours.get(name, ())):
+                    place.unlink()
+                    for folder in itertools.takewhile(lambda f: f != self.path, place.parents):
+                        with contextlib.suppress(OSError):
+                            folder.rmdir()
+
+    def replace_all(self, contents, prefix=""):
+        """Write files, and remove what earlier calls wrote below the same prefix and this one does not.
+
+        Parameters
+        ----------
+        contents : dict of str to str, bytes or pathlib.Path
+        prefix : str
+            Beginning of the names, such as ``pages/``.
+        """
+        before = [name for name in self._ours() if name.startswith(prefix)]
+        self.write({f"{prefix}{name}": content for name, content in contents.items()})
+        self.remove(name for name in before if name.removeprefix(prefix) not in contents)
+        with self._locked():
+            self._rewrite()
+
+    def written(self):
+        """Names of the files that are ours and unchanged."""
+        return [name for name, digests in self._ours().items() if _is_ours(self.path / name, digests)]
+
+    def _refuse_sources(self, names):
+        homes = {source.parent for source in self._sources} | {NOTEBOOKS}
+        for name in ["", *names]:
+            place = (self.path / name).resolve()
+            if (place if name == "" else place.parent) in homes or place in self._sources:
+                where = self.path if name == "" else (self.path / name).parent
+                raise UsageError(
+                    f"nothing is written to {where}, where notebooks that are read lie; name another folder with --output"
+                )
+
+    def _ours(self):
+        """Name -> SHA-256 of each content that was written under it."""
+        ours = {}
+        with contextlib.suppress(OSError, ValueError):
+            for line in (self.path / LIST).read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    ours.setdefault(entry["file"], set()).add(entry["sha256"])
+        return ours
+
+    def _note(self, digests):
+        lines = [json.dumps({"file": name, "sha256": digest}) for name, digest in digests.items()]
+        with (self.path / LIST).open("a", encoding="utf-8") as file:
+            file.write(
+                "\n" + "\n".join(lines) + "\n"
+            )  # the first break ends a line that a power cut left open
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _rewrite(self):
+        """Shorten the list to files that are there."""
+        there = {n: d for n, d in self._ours().items() if _is_ours(self.path / n, d)}
+        lines = [json.dumps({"file": n, "sha256": _digest((self.path / n).read_bytes())}) for n in there]
+        temporary = self.path / _temporary_name()
+        _write_through(temporary, ("\n".join(lines) + "\n").encode())
+        os.replace(temporary, self.path / LIST)
+
+    def _locked(self):
+        try:
+            return filelock.FileLock(self.path / f"{LIST}.lock", timeout=_LOCK_SECONDS).acquire()
+        except filelock.Timeout:
+            raise RunError(f"another process has been writing to {self.path} for {_LOCK_SECONDS} s") from None
+
+
+def _as_bytes(content):
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _holds(path, content):
+    """Whether a regular file has this content already."""
+    return _is_ours(path, {_digest(content)})
+
+
+def _is_ours(path, digests):
+    try:
+        return stat.S_ISREG(path.lstat().st_mode) and _digest(path.read_bytes()) in digests
+    except OSError:
+        return False
+
+
+def _is_foreign(path, digests):
+    """Whether something is there that is not what was written."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return not _is_ours(path, digests)
+
+
+def _refuse_unwritable(folder):
+    """Raise unless files can be made in the folder, or in the nearest one above it that exists."""
+    with _said_in_a_sentence(folder):
+        place = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        if not place.is_dir():
+            raise NotADirectoryError(0, "Not a directory")
+        trial = place / _temporary_name()
+        trial.touch()
+        trial.unlink()
+
+
+def _write_through(path, content):
+    """Write a new file and make sure that it is on the disk, so that a power cut after the renaming loses nothing."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _temporary_name():
+    return f".labutils-{platform.node()}-{os.getpid()}-{next(_counter)}.tmp"
+
+
+def _remove_left_overs(folder):
+    """Remove temporary files of processes of this machine that were killed."""
+    begin = f".labutils-{platform.node()}-"
+    for path in folder.glob(f"{begin}*.tmp"):
+        pid = path.name.removeprefix(begin).split("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _said_in_a_sentence(place):
+    """Turn the operating system's refusal into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RunError(
+            f"cannot write to {str(place)[:200]} ({reason}); name another place with --output"
+        ) from error

@@ -1,0 +1,214 @@
+"""Student copies, made from the solved notebooks: solutions taken out, or filled into the stubs.
+
+An exercise is four cells in this order: a stub (``answer = None`` or a function that returns None), its check
+(tagged ``nbval-check-output``), mostly a hint, and a folded solution (tagged ``solution``). The solution gives the
+stub's own name its right value, and ends in the check's last statement. The copies carry nbgrader's cell metadata
+and delimiters.
+"""
+
+import ast
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from labutils.conventions import CHECK, SOLUTION
+from labutils.course import files
+from labutils.course.notebook import parse, read, tags
+from labutils.errors import ExerciseError, UsageError
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+# nbgrader gives no points to a check that raises, and takes this part out of what it hands out.
+GRADED = "\n\n### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS"
+
+
+@dataclass
+class Exercise:
+    """Places of an exercise's cells in its notebook, and the name that its stub gives to the answer."""
+
+    number: int
+    stub: int
+    check: int
+    solution: int
+    answer: str
+
+
+def make(paths, output, *, solved=False, force=False):
+    """Write student copies of notebooks, all of them or, where anything is wrong, none.
+
+    Parameters
+    ----------
+    paths : list of path-like
+        The solved notebooks.
+    output : path-like
+        Folder to write to, under the notebooks' own file names.
+    solved : bool
+        Whether to fill the solutions into the stubs (for instructors, and as nbgrader's source).
+    force : bool
+        Whether to replace copies that are there already and differ: answers in them are lost.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The copies.
+
+    Raises
+    ------
+    UsageError
+        If `output` holds solved notebooks, or a copy that would be replaced.
+    ExerciseError
+        If an exercise cannot be turned into a copy.
+    RunError
+        If the folder cannot be written to.
+    """
+    paths = [Path(path) for path in paths]
+    copies = {}
+    for path in paths:
+        if path.name in copies:
+            raise UsageError(f"two of the notebooks are named {path.name}; their copies would be one")
+        node = read(path)
+        try:
+            changed = with_solutions(node) if solved else without_solutions(node)
+        except ExerciseError as error:
+            raise ExerciseError(f"{path.stem}, {error}") from None
+        copies[path.name] = nbformat.writes(changed) + "\n"
+    folder = files.Folder(output, sources=paths)
+    folder.write(copies, force=force)
+    return [folder.path / name for name in copies]
+
+
+def without_solutions(node):
+    """Copy of a notebook for a student: no solution cells, and the checks folded, as they name the answers.
+
+    What the other cells put out is kept: a figure to compare one's own with, and "not done yet" under each check.
+    """
+    node, found = copy.deepcopy(node), exercises(node)
+    for exercise in found:
+        _mark(node, exercise)
+        check = node.cells[exercise.check]
+        check.metadata["jupyter"] = {"source_hidden": True}
+        check.metadata |= {"editable": False, "deletable": False}
+    return _without(node, found)
+
+
+def with_solutions(node):
+    """Copy of a notebook for an instructor: each solution between nbgrader's delimiters in its stub.
+
+    A check shows what the solution cell, which ends in the same statement, had put out: "right".
+    """
+    node, found = copy.deepcopy(node), exercises(node)
+    for exercise in found:
+        stub, check, solution = (node.cells[i] for i in (exercise.stub, exercise.check, exercise.solution))
+        _mark(node, exercise)
+        stub.source += f"\n\n\n{BEGIN}\n{filling(check, solution, exercise.number)}\n{END}"
+        check.source += GRADED
+        check.outputs = solution.outputs
+    return _without(node, found)
+
+
+def exercises(node):
+    """The exercises of a notebook, in order.
+
+    Raises
+    ------
+    ExerciseError
+        If a solution has no check or stub before it, does not end as the check does, or leaves the answer open.
+    """
+    found, since = [], []  # the code cells since the last solution
+    for number, cell in enumerate(node.cells):
+        if cell.cell_type != "code":
+            continue
+        if SOLUTION not in tags(cell):
+            since.append(number)
+            continue
+        which = len(found) + 1
+        if not since or CHECK not in tags(node.cells[since[-1]]):
+            raise ExerciseError(
+                f"exercise {which}: the code cell before a solution must be its check, tagged {CHECK}"
+            )
+        check = since.pop()
+        filling(node.cells[check], cell, which)
+        bound = _bound_names(_body(cell, which)[:-1])
+        stubs = [(place, open_answer(node.cells[place], which)) for place in since]
+        stubs = [stub for stub in stubs if stub[1] in bound]
+        if not stubs:
+            raise ExerciseError(
+                f"exercise {which}: before the check there must be a stub, which ends in a name set to None or a "
+                f"function that returns None, and to which the solution gives its value; it gives one to {bound}"
+            )
+        found.append(Exercise(which, stubs[-1][0], check, number, stubs[-1][1]))
+        since = []
+    return found
+
+
+def open_answer(stub, which=0):
+    """Name that the last statement of a stub leaves open: set to None, or a function that returns None."""
+    body = _body(stub, which)
+    last = body[-1] if body else None
+    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name) and _is_open(last.value):
+        return last.targets[0].id
+    if isinstance(last, ast.FunctionDef) and isinstance(last.body[-1], ast.Return):
+        return last.name if _is_open(last.body[-1].value) else None
+    return None
+
+
+def filling(check, solution, which=0):
+    """What of a solution fills the stub: all but its last statement, which is the check's.
+
+    Raises
+    ------
+    ExerciseError
+        If the last statements of the two cells differ, or there is nothing else.
+    """
+    checked, solved = _body(check, which), _body(solution, which)
+    if not checked or len(solved) < 2 or ast.dump(checked[-1]) != ast.dump(solved[-1]):
+        raise ExerciseError(
+            f"exercise {which}: the solution must give the stub's name its value, and then end in the check's last "
+            "statement, word for word"
+        )
+    return "\n".join(solution.source.splitlines()[: solved[-1].lineno - 1]).strip()
+
+
+def _body(cell, which):
+    try:
+        return parse(cell).body
+    except SyntaxError as error:
+        raise ExerciseError(
+            f"exercise {which}: a cell is not Python ({error.msg}, line {error.lineno})"
+        ) from None
+
+
+def _bound_names(statements):
+    targets = [
+        node for s in statements if isinstance(s, ast.Assign) for t in s.targets for node in ast.walk(t)
+    ]
+    names = [node.id for node in targets if isinstance(node, ast.Name)]
+    return names + [s.name for s in statements if isinstance(s, ast.FunctionDef)]
+
+
+def _is_open(node):
+    """Whether a value is None, or holds None in a list, tuple or dict."""
+    if node is None or (isinstance(node, ast.Constant) and node.value is None):
+        return True
+    if isinstance(node, ast.Dict):
+        return any(map(_is_open, node.values))
+    return isinstance(node, ast.List | ast.Tuple) and any(map(_is_open, node.elts))
+
+
+def _mark(node, exercise):
+    """Give the exercise's cells the metadata that nbgrader reads."""
+    common = {"schema_version": 3, "task": False}
+    name = f"exercise-{exercise.number}"
+    node.cells[exercise.stub].metadata["nbgrader"] = {
+        **common, "grade": False, "solution": True, "locked": False, "grade_id": name,
+    }  # fmt: skip
+    node.cells[exercise.check].metadata["nbgrader"] = {
+        **common, "grade": True, "solution": False, "locked": True, "points": 1, "grade_id": f"{name}-check",
+    }  # fmt: skip
+
+
+def _without(node, found):
+    solutions = {exercise.solution for exercise in found}
+    node.cells = [cell for number, cell in enumerate(node.cells) if number not in solutions]
+    return node
