@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from labutils import diagnosis, training
+from labutils.data import cache as files
 from labutils.data import image_sets, vision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,8 +40,8 @@ def cache(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the diagnosis fetched something")
 
-    monkeypatch.setattr(image_sets, "_fetch", refuse)
-    monkeypatch.setattr(image_sets, "_SOURCES", {})
+    monkeypatch.setattr(files, "fetch_files", refuse)
+    monkeypatch.setattr(files, "SOURCES", {})
     monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -171,7 +172,7 @@ def test_damaged_cache(reported, cache):
 
 
 def test_whole_cache(reported, cache, monkeypatch):
-    monkeypatch.setitem(image_sets._CHECKSUMS, "mnist", {})
+    monkeypatch.setitem(files.CHECKSUMS, "mnist", {})
     assert reported()["MNIST"] == "MNIST: whole in the data cache, good"
 
 

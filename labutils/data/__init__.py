@@ -3,17 +3,8 @@
 What takes a second or more to import (torch, scikit-learn, parts of SciPy) is imported where it is used.
 """
 
-from labutils.data.image_sets import (
-    DATASETS,
-    ImageDataset,
-    cache_folder,
-    draw_mini,
-    fetch,
-    mnist,
-    settle_cache,
-    state,
-    will_use,
-)
+from labutils.data.cache import cache_folder, settle_cache
+from labutils.data.image_sets import DATASETS, ImageDataset, draw_mini, fetch, mnist, state, will_use
 from labutils.data.photographs import natural_patches, photographs, scramble_phases, whiten_image
 from labutils.data.signals import smooth_noise, sounds
 from labutils.data.videos import moving_window, zebra_video
