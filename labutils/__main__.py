@@ -279,9 +279,9 @@ def train(experiment, table, jobs, device):
     """
     table = table or experiments.RESULTS / f"{experiment}.csv"
     try:
-        experiments.sweep(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
+        tables.fill(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
     except ValueError as error:
-        raise RunError(error) from None
+        raise UsageError(error) from None
     click.echo(f"Table: {table}")
 
 
@@ -328,7 +328,7 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
     Exit status: 0 if all runs are finished, 1 if one failed, 2 if what was asked for is not allowed (nothing has run
     then), 130 if interrupted.
     """
-    if cluster and jobs:
+    if cluster is not None and jobs:
         raise UsageError("--jobs is for this machine; a cluster runs as many at a time as it has workers")
     paths = dict.fromkeys(_paths(notebooks))
     folder = files.Folder(output, sources=paths)

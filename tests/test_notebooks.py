@@ -7,13 +7,13 @@ import nbformat
 import pytest
 import yaml
 from click.testing import CliRunner
-from cycler import cycler
 
-from labutils import checks, course, lesson
 from labutils.__main__ import cli
+from labutils.course import checks, parameters
+from labutils.course.notebook import notebooks, read
 
-QUICK = yaml.safe_load(course.QUICK.read_text(encoding="utf-8"))
-NOTEBOOKS = course.notebooks()
+QUICK = yaml.safe_load(parameters.QUICK.read_text(encoding="utf-8"))
+NOTEBOOKS = notebooks()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -23,7 +23,8 @@ def test_stored_notebook_has_no_problem(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_quick_values_are_allowed(path):
-    course.validate(path, QUICK[path.stem])
+    rules = parameters.read_rules(read(path), path.stem)
+    parameters.validate(QUICK[path.stem], rules, path.stem)
 
 
 def test_quick_values_belong_to_notebooks():
@@ -137,7 +138,7 @@ BREAKAGES = {
 @pytest.mark.parametrize(("wrong", "place"), BREAKAGES)
 def test_broken_notebook_is_found_out(wrong, place, tmp_path):
     path = NOTEBOOKS[0]
-    node = copy.deepcopy(course.read(path))
+    node = copy.deepcopy(read(path))
     BREAKAGES[wrong, place](node)
     broken = tmp_path / path.name
     broken.write_text(json.dumps(node), encoding="utf-8")
@@ -151,7 +152,7 @@ def test_notebook_without_quick_values_is_found_out():
 
 
 def test_comment_in_a_code_block_is_no_heading(tmp_path):
-    node = course.read(NOTEBOOKS[0])
+    node = read(NOTEBOOKS[0])
     _markdown("```\n# a comment\n```")(node)
     nbformat.write(node, tmp_path / NOTEBOOKS[0].name)
     assert checks.problems(tmp_path / NOTEBOOKS[0].name, QUICK) == []
@@ -168,8 +169,7 @@ def test_contrast_is_that_of_wcag(colour, ratio):
 
 def test_figure_style_is_drawn_in_colours_with_contrast():
     assert checks.palette_problems() == []
-    pale = {**lesson.STYLE, "axes.prop_cycle": cycler(color=["black", "#56B4E9"])}
-    (problem,) = checks.palette_problems(pale)
+    (problem,) = checks.palette_problems(["black", "#56B4E9"])
     assert str(problem) == (
         "figure style, colour C1: #56B4E9 has a contrast of 2.3:1 to white; lines and marks need at least 3:1"
     )
@@ -178,7 +178,7 @@ def test_figure_style_is_drawn_in_colours_with_contrast():
 def test_check_command_says_what_is_wrong_and_where_or_how_many_are_clean(tmp_path):
     result = CliRunner().invoke(cli, ["check", "00"])
     assert (result.exit_code, result.output) == (0, "1 notebook is clean\n")
-    node = course.read(NOTEBOOKS[0])
+    node = read(NOTEBOOKS[0])
     node.cells[1].source = "x = 1\n" * 26
     nbformat.write(node, tmp_path / "00_start_here.ipynb")
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "00_start_here.ipynb")])

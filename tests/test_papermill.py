@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from labutils import course
+from labutils import NOTEBOOKS
+from labutils.course import records
 
 
 def papermill(cwd, notebook, output, *parameters):
@@ -15,15 +16,15 @@ def papermill(cwd, notebook, output, *parameters):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("cwd", [course.ROOT, course.NOTEBOOKS], ids=["root", "notebooks"])
+@pytest.mark.parametrize("cwd", [NOTEBOOKS.parent, NOTEBOOKS], ids=["root", "notebooks"])
 def test_papermill_runs_a_notebook_from_either_folder(cwd, tmp_path):
-    notebook = str((course.NOTEBOOKS / "09_lstm_mnist.ipynb").relative_to(cwd))
+    notebook = str((NOTEBOOKS / "09_lstm_mnist.ipynb").relative_to(cwd))
     small = [("n_iters", "6"), ("hidden_dim", "8"), ("seed", "3"), ("dataset", "mnist-mini")]
     result = papermill(cwd, notebook, tmp_path / "09.ipynb", *small)
     assert result.returncode == 0, result.stderr
-    records = course.collect(tmp_path)
-    assert records["seed"].tolist() == [3] * 4
-    assert records["n_iters"].tolist() == [6] * 4
+    frame = records.collect(tmp_path)
+    assert frame["seed"].tolist() == [3] * 4
+    assert frame["n_iters"].tolist() == [6] * 4
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,6 @@ def test_papermill_runs_a_notebook_from_either_folder(cwd, tmp_path):
     ],
 )
 def test_papermill_ends_with_one_clear_sentence(parameter, sentence, tmp_path):
-    result = papermill(course.ROOT, "notebooks/00_start_here.ipynb", tmp_path / "00.ipynb", parameter)
+    result = papermill(NOTEBOOKS.parent, "notebooks/00_start_here.ipynb", tmp_path / "00.ipynb", parameter)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == f"ValueError: {sentence}"

@@ -3,7 +3,8 @@
 import nbformat
 import pytest
 
-from labutils import checks, course, vocabulary
+from labutils.course import checks, notebook, vocabulary
+from labutils.course.notebook import notebooks
 
 NOTATION = "### Notation\n\n| symbol | meaning | shape |\n| --- | --- | --- |\n"
 TERMS = "### Terms\n\n| term | meaning |\n| --- | --- |\n"
@@ -19,7 +20,7 @@ def stored(path, *sources):
 
 
 def test_the_lessons_agree():
-    assert checks.vocabulary_problems(course.notebooks()) == []
+    assert checks.vocabulary_problems(notebooks()) == []
 
 
 def test_a_row_gives_an_entry_for_each_of_its_symbols():
@@ -114,7 +115,7 @@ def test_the_check_names_contradictions_and_tables_that_cannot_be_read(tmp_path)
 
 def test_the_check_names_a_lesson_of_the_course_without_a_table(monkeypatch, tmp_path):
     paths = [stored(tmp_path / "00_a.ipynb", "# A"), stored(tmp_path / "01_b.ipynb", "# B")]
-    monkeypatch.setattr(course, "notebooks", lambda: paths)
+    monkeypatch.setattr(notebook, "notebooks", lambda: paths)
     assert [problem.wrong for problem in checks.vocabulary_problems(paths)] == [
         "has no table under ### Notation",
         "has no table under ### Terms",

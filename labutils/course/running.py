@@ -126,14 +126,18 @@ def execute(planned, folder, *, n_jobs=2, timeout=1800, cluster=None, cwd=None):
         If interrupted: finished runs stay.
     """
     todo = [job for job in planned if job.state != "finished"]
-    if cluster:
+    if cluster is not None:
         _check_address(cluster)
     else:
         fetch_data(todo)
     shown, losses = jobs.Progress(todo), 0
     with jobs.interruptible(), tempfile.TemporaryDirectory(prefix="labutils-") as progress:
         while todo:
-            with _cluster(cluster) if cluster else _processes(min(n_jobs, len(todo)), progress) as workers:
+            with (
+                _cluster(cluster)
+                if cluster is not None
+                else _processes(min(n_jobs, len(todo)), progress) as workers
+            ):
                 lost = _execute(todo, workers, folder, timeout, cwd, shown)
             losses = losses + 1 if len(lost) == len(todo) else 0
             if losses == _LOSSES:

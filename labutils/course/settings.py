@@ -9,7 +9,6 @@ from labutils.errors import UsageError
 
 LARGEST_BYTES = 1_000_000
 DEEPEST = 10
-_REFUSED_WORDS = {"yes", "no", "on", "off", "y", "n"}  # YAML 1.1 makes them true or false
 _EMPTY = {"", "~", "null"}
 
 
@@ -33,7 +32,7 @@ def read(path):
     ------
     UsageError
         In one sentence, with the file and the line, if the file cannot be read, or holds what YAML would read otherwise
-        than it is written: names given twice, tags, anchors, ``yes`` for true.
+        than it is written: names given twice, tags, anchors, empty values.
     """
     path = Path(path)
     try:
@@ -114,6 +113,4 @@ def _scalar(event, line):
         return event.value
     if event.value.lower() in _EMPTY:
         raise UsageError(f"{line}: a value is missing")
-    if event.value.lower() in _REFUSED_WORDS:
-        raise UsageError(f"{line}: write true or false, or quotation marks, not {event.value}")
     return Plain(event.value)

@@ -63,7 +63,8 @@ def make(paths, output, *, solved=False, force=False):
         If the folder cannot be written to.
     """
     paths = [Path(path) for path in paths]
-    copies = {}
+    folder, copies = files.Folder(output, sources=paths), {}
+    folder.check((path.name for path in paths), force=True)  # what is there may be the very same copies
     for path in paths:
         if path.name in copies:
             raise UsageError(f"two of the notebooks are named {path.name}; their copies would be one")
@@ -73,7 +74,6 @@ def make(paths, output, *, solved=False, force=False):
         except ExerciseError as error:
             raise ExerciseError(f"{path.stem}, {error}") from None
         copies[path.name] = nbformat.writes(changed) + "\n"
-    folder = files.Folder(output, sources=paths)
     folder.write(copies, force=force)
     return [folder.path / name for name in copies]
 

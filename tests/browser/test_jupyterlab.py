@@ -9,15 +9,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from lab import Lab, Notebook, lab_command, problems
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.translators import translate_parameters
 from playwright.sync_api import expect
 
-from labutils import course, students
+from labutils import NOTEBOOKS
+from labutils.course import parameters, students
+from labutils.course.notebook import notebooks, read
 
 ROOT = Path(__file__).parents[2]
-QUICK = course.quick_parameters()
+QUICK = yaml.safe_load(parameters.QUICK.read_text())
 START = "00_start_here"
 WITH_SLIDER = [
     "02_pca",
@@ -34,8 +37,8 @@ WITH_EXERCISE = {"03_ica": False, "08_rnn_mnist": True}
 def lab(tmp_path_factory):
     """A JupyterLab on copies of the notebooks, all but 00 with the quick values, as they are stored but uncounted."""
     folder = tmp_path_factory.mktemp("notebooks")
-    for path in course.notebooks():
-        node = course.read(path)
+    for path in notebooks():
+        node = read(path)
         for cell in node.cells:
             if cell.cell_type == "code":
                 cell.execution_count = None
@@ -62,7 +65,7 @@ def opened(lab, page):
 @pytest.mark.parametrize("name", [START, *WITH_SLIDER, "09_lstm_mnist"])
 def test_a_lesson_runs_and_its_sliders_redraw_their_picture(name, opened):
     notebook = opened(name)
-    stored = course.read(course.NOTEBOOKS / f"{name}.ipynb")
+    stored = read(NOTEBOOKS / f"{name}.ipynb")
     notebook.run_all()
     assert problems(stored, notebook.look()) == []
     cells = [number for number, cell in enumerate(stored.cells) if "lesson.slide(" in cell.source]
@@ -76,9 +79,7 @@ def test_a_lesson_runs_and_its_sliders_redraw_their_picture(name, opened):
 
 def test_all_lessons_with_sliders_are_run():
     have = [
-        path.stem
-        for path in course.notebooks()
-        if any("lesson.slide(" in cell.source for cell in course.read(path).cells)
+        path.stem for path in notebooks() if any("lesson.slide(" in cell.source for cell in read(path).cells)
     ]
     assert have == WITH_SLIDER
 
@@ -88,7 +89,7 @@ def test_all_lessons_with_sliders_are_run():
 
 @pytest.mark.parametrize("name", WITH_EXERCISE)
 def test_a_student_does_an_exercise(name, opened):
-    node = course.read(course.NOTEBOOKS / f"{name}.ipynb")
+    node = read(NOTEBOOKS / f"{name}.ipynb")
     exercise, wrong, said = exercise_with_a_mistake(node, mathematics=WITH_EXERCISE[name])
     stub, check, solution = (node.cells[i].source for i in (exercise.stub, exercise.check, exercise.solution))
     notebook = opened(name)
@@ -147,7 +148,7 @@ def test_make_lab_opens_the_first_notebook_and_wants_the_token(page, tmp_path):
         notebook = Notebook(page)
         expect(notebook.cell(0).locator("h1")).to_have_text("Start here¶")
         listed = page.locator(".jp-DirListing-itemName")
-        for path in course.notebooks():
+        for path in notebooks():
             expect(listed.filter(has_text=path.name)).to_be_visible()
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{lab.url}api/sessions")

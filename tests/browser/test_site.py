@@ -2,7 +2,8 @@
 
 import pytest
 
-from labutils import course, site
+from labutils.course import site
+from labutils.course.notebook import notebooks
 
 # What lies beyond the right edge, but for what scrolls in a box of its own within the article.
 OUTSIDE = """() => [...document.querySelectorAll("article *")].filter(element => {
@@ -11,14 +12,14 @@ OUTSIDE = """() => [...document.querySelectorAll("article *")].filter(element =>
         if (getComputedStyle(box).overflowX != "visible") return false;
     return true;
 }).map(element => element.outerHTML.slice(0, 100))"""
-STEMS = [path.stem for path in course.notebooks()]
+STEMS = [path.stem for path in notebooks()]
 
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory):
     """Function from a page's name to its file:// address, for the pages of the whole course."""
     folder = tmp_path_factory.mktemp("site") / "pages"
-    assert site.build(course.notebooks(), folder) == []
+    assert site.build(notebooks(), folder) == []
     return lambda name: (folder / f"{name}.html").as_uri()
 
 
