@@ -374,7 +374,7 @@ def test_fetch_says_which_data_set_serves(tmp_path, monkeypatch):
 def test_environment_names_the_cache_folder(originals, tmp_path, monkeypatch):
     shutil.copytree(originals, tmp_path / "mine" / "MNIST" / "raw")
     monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "mine"))
-    assert image_sets.cache_folder() == tmp_path / "mine"
+    assert data.cache_folder() == tmp_path / "mine"
     assert len(image_sets.mnist("mnist").train_labels) == 20
 
 
@@ -409,7 +409,7 @@ def test_home_of_nobody(monkeypatch, tmp_path):
 
 def test_cache_folder_without_the_environment(monkeypatch):
     monkeypatch.delenv("LABUTILS_DATA", raising=False)
-    assert "labutils" in image_sets.cache_folder().parts
+    assert "labutils" in data.cache_folder().parts
 
 
 def test_first_use_fills_the_cache_and_the_second_reads_it(copying, tmp_path, capsys):

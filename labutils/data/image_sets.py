@@ -1,4 +1,3 @@
-"""MNIST and Fashion-MNIST as arrays."""
 
 import io
 import os
@@ -16,7 +15,6 @@ from labutils.rules import Rule
 DATASETS = ("mnist", "mnist-mini", "fashion-mnist")
 
 _DATASET = Rule(str, words=DATASETS)
-
 _CLASS_NAMES = {
     "mnist": tuple("0123456789"),
     "fashion-mnist": (
