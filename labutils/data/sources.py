@@ -40,6 +40,8 @@ _STALL_SECONDS, _STALL_BYTES = (
     100_000,
 )  # fewer bytes in so many seconds: nothing worth waiting for arrives
 _SILENCE_SECONDS = 20  # after which a server that says nothing at all is given up
+# A shell's words before a command: its process group ends as soon as standard input is closed, as it is when we die.
+_END_WITH_US = 'exec 3<&0; (read -r _ <&3; kill -KILL 0) & exec "$@" 3<&- </dev/null'
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -152,7 +154,7 @@ def _copy(source, target):
 
 
 def _run(command, folder, deadline):
-    """Run a command that writes into `folder`, and end it with all that it started, at the latest when it is slow.
+    """Run a command that writes into `folder`, and end it with all that it started: when it is slow, or we end.
 
     Returns
     -------
@@ -168,9 +170,9 @@ def _run(command, folder, deadline):
         If it said that the disk is full or cannot be written.
     """
     process = subprocess.Popen(
-        [str(part) for part in command],
+        ["/bin/sh", "-c", _END_WITH_US, "sh", *map(str, command)],
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         bufsize=0,
@@ -196,6 +198,7 @@ def _run(command, folder, deadline):
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdin.close()
         process.stderr.close()
     if process.returncode in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):  # as a shell says it
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
