@@ -178,12 +178,13 @@ def _end_with_failures(planned, output):
 
 @cli.command(name="data")
 @click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
-def get_data(dataset):
+@click.option("--where", is_flag=True, help="Print the folder of the data cache, and fetch nothing.")
+def get_data(dataset, where):
     """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
 
     mnist-mini, a subset of MNIST, comes with the course and is there already.
     """
-    click.echo(data.mnist(dataset, allow_subset=False))
+    click.echo(data.cache_folder() if where else data.mnist(dataset, allow_subset=False))
 
 
 @cli.command()
@@ -431,6 +432,8 @@ def main():
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
+        if os.environ.get("LABUTILS_DATA"):
+            data.settle_cache()  # for kernels, too, which run in other folders
         cli.main(standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:
