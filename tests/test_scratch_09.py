@@ -55,6 +55,51 @@ def test_lstm_step_backward_equals_autograd(name):
     assert all(torch.equal(t, b) for t, b in zip((x, h, c), before, strict=True))
 
 
+LAYOUTS = [
+    (kind, *layout)
+    for kind in (nn.RNN, nn.GRU, nn.LSTM)
+    for layout in itertools.product((1, 2), (False, True), (True, False), (1, 4), (1, 3), (0, 2))
+    if not layout[-1] or (kind is nn.LSTM and layout[-1] < layout[-2])  # torch has no other projections
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "bidirectional", "bias", "features", "hidden", "projection"), LAYOUTS
+)
+def test_a_step_of_a_layer_of_any_layout_is_right_or_refused(
+    kind, layers, bidirectional, bias, features, hidden, projection
+):
+    """As many sequences as rows of weights, so that the weights of another layer would broadcast as offsets do."""
+    torch.manual_seed(0)
+    settings = {"num_layers": layers, "bias": bias, "bidirectional": bidirectional, "batch_first": True}
+    settings |= {"proj_size": projection} if projection else {}
+    layer = kind(features, hidden, **settings, dtype=torch.float64)
+    x, h = torch.randn(4 * hidden, features).double(), torch.zeros(4 * hidden, projection or hidden).double()
+    c = torch.zeros(4 * hidden, hidden).double()
+    if kind is nn.LSTM and layers == 1 and bias and not bidirectional and not projection:
+        h_new, c_new, _ = LESSON["lstm_step"](x, h, c, *layer.parameters())
+        _, (h_torch, c_torch) = layer(x[:, None])
+        torch.testing.assert_close((h_new, c_new), (h_torch[0], c_torch[0]), rtol=1e-10, atol=1e-12)
+    else:
+        for call in (LESSON["lstm_step"], lambda *given: LESSON["lstm_step_backward"](h, c, *given)):
+            with pytest.raises((ValueError, TypeError), match=r"must have the shape|positional argument"):
+                call(x, h, c, *layer.parameters())
+
+
+@pytest.mark.parametrize("name", ["x", "h", "c", "dh", "dc"])
+@pytest.mark.parametrize("change", [lambda t: t[None], lambda t: t[:1], lambda t: t[0]])
+def test_a_step_refuses_other_shapes(name, change):
+    """A whole sequence, one sample for all, a sample without its batch."""
+    layer, x, h, c = _step("ordinary")
+    given = {"dh": h, "dc": c, "x": x, "h": h, "c": c}
+    given[name] = change(given[name])
+    for function in ("lstm_step", "lstm_step_backward"):
+        used = list(given.values())[0 if "backward" in function else 2 :]
+        if "backward" in function or name not in ("dh", "dc"):
+            with pytest.raises(ValueError, match=r"must have the shape \("):
+                LESSON[function](*used, *layer.parameters())
+
+
 def test_cell_update_is_the_step_with_given_gates():
     assert LESSON["cell_update"](c=2.0, i=0.5, f=0.25, g=1.0, o=0.0) == (1.0, 0.0)
 
