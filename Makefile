@@ -49,7 +49,7 @@ install: .venv/installed
 venv:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@find .venv/lib -name '*.dist-info' '!' -exec test -e '{}/RECORD' ';' -prune -exec rm -r '{}' +
-	@$(BIN)/python -m pip show --quiet pip 2>/dev/null || $(BIN)/python -m venv .venv
+	@test -e $(BIN)/activate && $(BIN)/python -m pip show --quiet pip 2>/dev/null || $(BIN)/python -m venv .venv
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11.5 --no-annotate --custom-compile-command "make lock" \
