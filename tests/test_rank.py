@@ -1,5 +1,9 @@
 """What counts as a direction: the same for the estimators and for what the lessons write out."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import linear_inputs
 import numpy as np
 import pytest
@@ -145,3 +149,13 @@ def test_floor_neither_overflows_nor_vanishes(size):
 def test_floor_of_no_table_of_finite_numbers_is_refused(X, sentence):
     with pytest.raises(ValueError, match=sentence):
         rounding_floor(X)
+
+
+@pytest.mark.parametrize("number", ["01", "02", "03", "05"])
+def test_linear_lessons_need_no_torch(number):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import scratch\nnamespace = scratch.load({number!r})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
