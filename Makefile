@@ -11,7 +11,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS = 1
 
-NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill \
+NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill metadata.labutils \
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 

@@ -33,6 +33,7 @@ QUICK = yaml.safe_load(QUICK_FILE.read_text())
 WRONG = {
     ("03_ica", 3): ["[4, 3, 2, 0]", "[0, 4, 2, 0]", "[4, 4, 2]"],
     ("03_ica", 5): ["lambda Z: np.linalg.eigh(Z.T @ Z)", "lambda Z: Z", "lambda Z: 2 * np.eye(4)"],
+    ("06_sparse_coding", 4): ["2 * alpha_of_5_percent / noise_std**2", "2 * alpha_of_5_percent", "0.05"],
     ("07_which_representation", 4): ["['PCA', 'FA', 'SFA', 'PCA']", "'ICA'", "['ICA', 'FA', 'SFA', 'ICA']"],
 }
 # The list of mistakes ends in all orders of four letters, some of which stand there already.
