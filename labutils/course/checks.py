@@ -67,7 +67,7 @@ def problems(path, quick=None):
     found = [*_format(path, node), *_outputs(node), *_accessibility(node), *_exercises(node)]
     broken = list(_not_python(node))
     found += broken or [*_cells(node), *_parameters(path, node, quick)]
-    return [Problem(path.stem, _place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
+    return [Problem(path.stem, place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
 
 
 def vocabulary_problems(paths):
@@ -148,7 +148,7 @@ def _too_pale(colour):
     )
 
 
-def _place(node, cell):
+def place(node, cell):
     """Number of a cell, counted from 1, and the start of its first line, by which an editor finds it."""
     if cell is None:
         return ""
