@@ -224,7 +224,8 @@ def problems(cell, *, trust=False):
         best = next((kind for kind in OUTPUT_TYPES if kind in shown), None)
         for kind in (*ACTIVE_TYPES, *OUTPUT_TYPES):
             if kind in shown and not trust and not is_passive(kind, shown[kind]):
-                yield f"stores {kind} that is no image, or more than one", LEFT_OUT
+                active = "" if kind in ACTIVE_TYPES else " that is broken or does more than draw"
+                yield f"stores {kind}{active}", LEFT_OUT
         if best == "text/html" and not trust:
             yield from _active(shown[best])
         if best == "text/html":
