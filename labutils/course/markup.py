@@ -202,6 +202,30 @@ def is_passive_image(svg):
     return True
 
 
+def local_images(cell):
+    """Paths of the images that a Markdown cell shows from its notebook's folder; those that lead out of it are refused."""
+    tokens = markdown().parse(cell.source) if cell.cell_type == "markdown" else []
+    for token in (inner for outer in tokens for inner in outer.children or ()):
+        address = token.attrGet("src") or "" if token.type == "image" else ""
+        if address and is_local(address) and not is_outside(address):
+            yield unquote(address)
+
+
+def wrong_with_image(path, home):
+    """What is wrong with an image file in the folder `home`, which links may leave; None if nothing."""
+    try:
+        if not path.resolve().is_relative_to(home.resolve()) or not path.is_file():
+            return "there is no such file in the notebook's folder"
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+    if content.startswith((b"\x89PNG\r\n", b"\xff\xd8", b"GIF8")):
+        return None
+    if path.suffix.lower() == ".svg" and is_passive_image(content.decode(errors="replace")):
+        return None
+    return "images are PNG, JPEG, GIF, or SVG that only draws"
+
+
 def problems(cell, *, trust=False):
     """What of a cell a page does not show as it stands.
 

@@ -255,41 +255,19 @@ def _copy_images(paths, notebooks, source):
     problems = []
     for path, node in zip(paths, notebooks.values(), strict=True):
         home = path.resolve().parent
-        for cell, address in _local_images(node):
-            image, copy = (home / address).resolve(), source / address
-            wrong = None
-            if not image.is_relative_to(home) or not image.is_file():
-                wrong = "there is no such file in the notebook's folder"
-            elif not _is_picture(image):
-                wrong = "images are PNG, JPEG, GIF or SVG that only draws"
-            elif copy.exists() and copy.read_bytes() != image.read_bytes():
-                wrong = "another notebook shows another image of that name; rename one"
-            else:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(image, copy)
-            if wrong:
-                problems.append(
-                    str(Problem(path.stem, place(node, cell), f"shows the image {address}", wrong))
-                )
+        for cell in node.cells:
+            for address in markup.local_images(cell):
+                image, copy = home / address, source / address
+                wrong = markup.wrong_with_image(image, home)
+                if not wrong and copy.exists() and copy.read_bytes() != image.read_bytes():
+                    wrong = "another notebook shows another image of that name; rename one"
+                if wrong:
+                    what = f"shows the image {address}"
+                    problems.append(str(Problem(path.stem, place(node, cell), what, wrong)))
+                else:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(image, copy)
     return problems
-
-
-def _local_images(node):
-    """Cell and decoded address of each image that lies in the notebook's folder, as far as its address says."""
-    for cell in node.cells:
-        if cell.cell_type == "markdown":
-            tokens = markup.markdown().parse(cell.source)
-            for token in (inner for outer in tokens for inner in outer.children or ()):
-                address = token.attrGet("src") or "" if token.type == "image" else ""
-                if address and markup.is_local(address) and not markup.is_outside(address):
-                    yield cell, unquote(address)
-
-
-def _is_picture(path):
-    content = path.read_bytes()
-    if content.startswith((b"\x89PNG\r\n", b"\xff\xd8", b"GIF8")):
-        return True
-    return path.suffix.lower() == ".svg" and markup.is_passive_image(content.decode(errors="replace"))
 
 
 def _write_sources(notebooks, source, trust):
