@@ -255,6 +255,10 @@ def problems(cell, *, trust=False):
         if best == "text/html":
             for found in _HTML_FORMULA.finditer(shown[best]):
                 yield from _formula_problems(html.unescape(found[1]))
+        elif best == "text/latex":
+            from myst_nb.core.render import strip_latex_delimiters
+
+            yield from _formula_problems(strip_latex_delimiters(shown[best]))
         elif best == "text/markdown":
             yield from _problems_of_markdown(shown[best], trust)
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pandas as pd
@@ -337,7 +337,7 @@ def _shown(data, trust):
 
 
 def _title(stem, node):
-    return notebook.title(node) or markup.heading(node) or stem
+    return markup.heading(node) or stem
 
 
 def _entry(stem, node):
@@ -365,9 +365,7 @@ def _front_page(notebooks, source):
     for stem, node in notebooks.items():
         to_read, to_run = minutes(node)
         what = described.get(stem, "")
-        rows.append(
-            f"| [{_title(stem, node)}]({quote(stem)}.ipynb) | {what} | {to_read or ''} | {to_run or ''} |"
-        )
+        rows.append(f"| [{_title(stem, node)}](<{stem}.ipynb>) | {what} | {to_read or ''} | {to_run or ''} |")
     return opening.strip() + "\n\n" + "\n".join(rows)
 
 
@@ -381,7 +379,7 @@ def _results_page(notebooks):
             rows = table.to_html(index=False, border=0, classes="docutils", justify="left")
             parameters = ", ".join(f"{name} = {value}" for name, value in records[0]["parameters"].items())
             parts += [
-                f"## [{_title(stem, node)}]({quote(stem)}.ipynb)",
+                f"## [{_title(stem, node)}](<{stem}.ipynb>)",
                 f"<p>{_in_one_line(html.escape(parameters))}</p>",
                 f'<div class="table-wrapper">{_in_one_line(rows)}</div>',
             ]
