@@ -41,7 +41,7 @@ install: .venv/installed
 	touch $@
 
 lab: install
-	$(BIN)/jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) \
+	LABUTILS_DATA="$$($(BIN)/python -m labutils data --where)" $(BIN)/jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb
 
 site: install

@@ -1,6 +1,8 @@
 """Command line of the course: ``python -m labutils``, or ``labutils``."""
 
+import contextlib
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -120,12 +122,21 @@ def cli():
 def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
     """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path. Parameters are checked against the
-    notebook's own rules before anything runs.
+    A notebook is named by number (9), stem (09_lstm_mnist) or path, and runs in the folder it lies in, so that it
+    finds the files beside it (--cwd for another). Parameters are checked against the notebook's own rules before
+    anything runs.
+
+    Only files that an earlier run wrote here are replaced, and only by a notebook that ran to its end. One that fails
+    is kept as NAME.failed.ipynb, and the others go on.
+
+    \b
+    Parameters come from a file (-f), the same for all notebooks or each its own, and from -p, which counts more:
+      seed: 3                 or      02_pca: {n_test: 500}
+      n_iters: 600                    09_lstm_mnist: {n_iters: 600, seed: 3}
     """
     paths = _paths(notebooks)
     notebook.check_page_names(paths)
-    chosen = {path: _sets(path, quick, file, pairs) for path in paths}
+    chosen = _chosen(paths, quick, file, pairs)
     several = [path for path, sets in chosen.items() if len(sets) > 1]
     if several:
         raise UsageError(
@@ -167,12 +178,13 @@ def _end_with_failures(planned, output):
 
 @cli.command(name="data")
 @click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
-def get_data(dataset):
+@click.option("--where", is_flag=True, help="Print the folder of the data cache, and fetch nothing.")
+def get_data(dataset, where):
     """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
 
     mnist-mini, a subset of MNIST, comes with the course and is there already.
     """
-    click.echo(data.mnist(dataset, allow_subset=False))
+    click.echo(data.cache_folder() if where else data.mnist(dataset, allow_subset=False))
 
 
 @cli.command()
@@ -264,7 +276,8 @@ def make_site(notebooks, output, trust):
 
     What is wrong is named, a line each, with the notebook and the cell, and the exit status is 1 then: formulas that
     cannot be rendered (the page shows their TeX), links that lead nowhere, and what is left out of the pages. The
-    pages are written all the same, and replace those of an earlier call; other files in the folder stay.
+    pages are written all the same. Pages that an earlier call wrote are replaced; other files in the folder stay, and a
+    page that would replace one of them is refused.
 
     Notebooks may come from anybody: scripts, forms and the like are left out, directives are shown as text, no file
     is read but images in the notebook's own folder, and a policy in each page lets browsers run no script but the
@@ -298,9 +311,9 @@ def train(experiment, table, jobs, device):
     """
     table = table or experiments.RESULTS / f"{experiment}.csv"
     try:
-        experiments.sweep(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
+        tables.fill(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
     except ValueError as error:
-        raise RunError(error) from None
+        raise UsageError(error) from None
     click.echo(f"Table: {table}")
 
 
@@ -328,13 +341,14 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
 
     Each run is one executed notebook in the output folder, whose name says its parameters. All combinations are
     checked against each notebook's own rules before anything starts. A run that fails is kept as
-    NAME.failed.ipynb and the rest goes on.
+    NAME.failed.ipynb and the rest goes on. Kernels run in the folder that their notebook lies in (--cwd for another).
 
     Started again after an interruption, a power cut or a killed worker, a sweep repeats no finished run. It does
     repeat runs of a notebook whose code has changed since, and failed runs.
 
     With --cluster, runs are executed where the scheduler's workers are. They need the course installed, but no
-    disk in common with this machine: notebooks travel as text. After Ctrl-C, a run that a worker has begun goes
+    disk in common with this machine: notebooks travel as text. Whoever reaches the scheduler can run any program on
+    its workers: keep it on a network of your own. After Ctrl-C, a run that a worker has begun goes
     on there to its end, and its result is dropped.
 
     \b
@@ -351,7 +365,7 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
         raise UsageError("--jobs is for this machine; a cluster runs as many at a time as it has workers")
     paths = dict.fromkeys(_paths(notebooks))
     folder = files.Folder(output, sources=paths)
-    planned = running.plan({path: _sets(path, quick, file, pairs, grid) for path in paths}, folder)
+    planned = running.plan(_chosen(paths, quick, file, pairs, grid), folder)
     todo = [job for job in planned if job.state != "finished"]
     if dry_run:
         for job in planned:
@@ -421,53 +435,26 @@ def _paths(names):
     return [notebook.find(name) for name in names] or notebook.notebooks()
 
 
-def _sets(path, quick, file, pairs, grid=()):
-    """The sets of parameters that a notebook is run at, in the types that its rules ask for."""
-    if not (quick or file or pairs or grid):
-        return [{}]
-    node, stem = notebook.read(path), path.stem
-    small = parameters.quick_parameters().get(stem, {}) if quick else {}
-    sets = _sets_of_file(file, stem) if file else [{}]
-    if not (small or pairs or grid or any(sets)):
-        return [{}]
-    rules = parameters.read_rules(node, stem)
-    once, several = parameters.from_pairs(pairs, rules), parameters.from_pairs(grid, rules, lists=True)
-    twice = once.keys() & several.keys()
-    if twice:
-        raise UsageError(f"the parameter {min(twice)} is given twice, with -p and with -g")
-    small = parameters.from_settings(small, rules)
-    return [
-        combined
-        for values in sets
-        for combined in parameters.expand(small | parameters.from_settings(values, rules) | once | several)
-    ]
-
-
-def _sets_of_file(file, stem):
-    """The mappings of a file of settings, or those that it has for one notebook."""
-    content = settings.read(file)
-    if isinstance(content, dict) and content and all(isinstance(v, dict | list) for v in content.values()):
-        per_notebook = {name: value for name, value in content.items() if _is_notebook(name, value)}
-        if len(per_notebook) == len(content):
-            found = [value for name, value in content.items() if notebook.find(name).stem == stem]
-            content = found[0] if found else {}
-    sets = content if isinstance(content, list) else [content]
-    if not sets or not all(isinstance(values, dict) for values in sets):
-        raise UsageError(f"{file} must hold lines of the form name: value, or a list of such sets")
-    return sets
-
-
-def _is_notebook(name, value):
-    """Whether an entry of a file of settings holds the parameters of a notebook, not the values of a parameter."""
-    return isinstance(value, dict) or (isinstance(value, list) and all(isinstance(v, dict) for v in value))
+def _chosen(paths, quick, file, pairs, grid=()):
+    """By notebook the sets of parameters that it is run at, in the types that its rules ask for."""
+    content = settings.read(file) if file else {}
+    small = parameters.quick_parameters() if quick else {}
+    of_notebook = parameters.by_notebook(content, [path.stem for path in paths], file)
+    return {
+        path: parameters.sets(path, small.get(path.stem, {}), of_notebook[path.stem], pairs, grid)
+        for path in paths
+    }
 
 
 def main():
     """Run the command line; bad input ends in one sentence and an exit status that is not zero."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the caller has closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
+        if os.environ.get("LABUTILS_DATA"):
+            data.settle_cache()  # for kernels, too, which run in other folders
         cli.main(standalone_mode=False)
-    except SystemExit:  # of completion, which is not to wait for the modules that the next lines name
-        raise
+        sys.stdout.flush()
     except click.UsageError as error:
         _end(error.format_message(), 2)
     except UsageError as error:
@@ -476,10 +463,16 @@ def main():
         _end(error, 1)
     except (KeyboardInterrupt, click.Abort):
         _end("interrupted; finished notebooks are kept, unfinished ones were not written", 130)
+    except OSError as error:
+        if error.filename is None:  # of no file, so of what is printed to
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more when it ends
+            _end(f"cannot print ({error.strerror})", 1)
+        _end(f"{error.filename} cannot be used ({error.strerror})", 1)
 
 
 def _end(message, status):
-    click.echo(f"labutils: {message}", err=True)
+    with contextlib.suppress(OSError):
+        click.echo(f"labutils: {message}", err=True)
     sys.exit(status)
 
 

@@ -54,29 +54,31 @@ def _torch():
             needs = f"it was made for torch {pin[1]}"
             return f"torchvision {vision} does not fit torch {torch}: {needs}; {pip} torch=={pin[1]}"
     try:
-        from labutils.data import image_sets
+        from labutils.data.vision import import_torchvision, lacks_operators
 
-        image_sets._torchvision()
+        import_torchvision()
     except Exception as error:  # noqa: BLE001 - a broken installation raises what it likes
         mend = f"{pip} --force-reinstall torch=={torch} torchvision=={vision}"
         return f"{both}: cannot be imported ({_in_brief(error)}); {mend}"
-    without = ", but for its compiled operators, which no lesson uses" if image_sets._operator_library else ""
+    without = ", but for its compiled operators, which no lesson uses" if lacks_operators() else ""
     return f"{both}: good{without}"
 
 
 def _mnist():
-    from labutils.data import image_sets
+    from labutils import data
 
-    folder = image_sets._raw_folder(image_sets.cache_folder(), "mnist")
-    damaged = image_sets._damaged_files(folder, "mnist")
-    if not damaged:
+    state = data.state("mnist")
+    if state == "whole":
         return "MNIST: whole in the data cache, good"
-    state = "damaged" if any((folder / name).exists() for name in damaged) else "not there"
+    found = {"damaged": "damaged", "absent": "not there"}[state]
     subset = "the bundled subset of 6,000 + 1,000 digits, with which numbers differ from the text"
-    if not image_sets._MINI_FILE.is_file():
-        subset = "nothing, as the bundled subset is missing, too (git checkout labutils/mnist_mini.npz)"
+    if data.state("mnist-mini") != "whole":
+        subset = (
+            "nothing, as the bundled subset is missing or damaged, too (git checkout labutils/mnist_mini.npz)"
+        )
     then = f"a lesson tries to fetch it, and otherwise takes {subset}"
-    return f"MNIST: {state} in the data cache, {folder}; {then}; {sys.executable} -m labutils data mnist fetches it"
+    fetch = f"{sys.executable} -m labutils data mnist fetches it"
+    return f"MNIST: {found} in the data cache, {data.cache_folder()}; {then}; {fetch}"
 
 
 def _processor():

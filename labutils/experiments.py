@@ -2,24 +2,22 @@
 
     labutils train six_models
 
-fills ``notebooks/results/six_models.csv``, a row a run. Runs that the table holds already are not repeated,
-and the table is replaced whole after each run, so that a sweep can be stopped at any time and taken up again.
+fills ``notebooks/results/six_models.csv``, a row a run (`labutils.course.tables`).
 """
 
 import contextlib
 import functools
 import io
 import itertools
-import os
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
-import joblib
 import pandas as pd
 import torch
 
 from labutils import data, lesson, recurrent, training
+from labutils.errors import UsageError
 
 RESULTS = Path(__file__).parent.parent / "notebooks" / "results"
 MODELS = {  # name in the lab: cell, nonlinearity, layers
@@ -144,7 +142,7 @@ def recipe(seeds=range(5), search=RESULTS / "recipe_search.csv"):
     ValueError
         If the table lacks runs of the search.
     """
-    searched, frame = set(recipe_search()), read(search)
+    searched, frame = set(recipe_search()), read_table(search)
     frame = frame[[run in searched for run in runs_of(frame)]]
     if len(frame) < len(searched):
         missing = f"{len(searched) - len(frame)} of {len(searched)} runs"
@@ -266,9 +264,26 @@ def row(run, device="auto"):
     }
 
 
-def read(table):
-    """A table of runs as a frame; an empty one if there is no such file."""
-    return pd.read_csv(table) if Path(table).exists() else pd.DataFrame()
+def read_table(table):
+    """A table of runs as a frame; an empty one if there is no such file.
+
+    Raises
+    ------
+    UsageError
+        If the file is no table of runs; the message names it.
+    """
+    table = Path(table)
+    if not table.exists():
+        return pd.DataFrame()
+    try:
+        frame = pd.read_csv(table)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise UsageError(f"{table} cannot be read as a table of runs ({reason})") from None
+    missing = {field.name for field in fields(Run) if field.default is MISSING} - set(frame)
+    if missing:
+        raise UsageError(f"{table} is no table of runs: it has no column {', '.join(sorted(missing))}")
+    return frame
 
 
 def runs_of(frame):
@@ -280,75 +295,14 @@ def runs_of(frame):
     return [Run(**dict(zip(names, values, strict=True))) for values in settings.itertuples(index=False)]
 
 
-def sweep(runs, table, *, n_jobs=2, device="auto"):
-    """Train the runs that a table lacks, several at a time, one thread each, and add a row for each.
-
-    Parameters
-    ----------
-    runs : list of Run
-    table : path-like
-        CSV file; replaced whole after each run.
-    n_jobs : int
-        Processes.
-    device : str
-        As for `training.pick_device`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table.
-
-    Raises
-    ------
-    ValueError
-        If `n_jobs` is not a positive integer or the device is not there.
-    data.DataError
-        If the whole data set cannot be had: its bundled subset does not stand in here.
-    """
-    training.check_counts(n_jobs=n_jobs)
-    table = Path(table)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    frame = read(table)
-    done = set(runs_of(frame))
-    todo = [run for run in runs if run not in done]
-    print(f"{len(runs) - len(todo)} of {len(runs)} runs are in {table.name} already")
-    if not todo:
-        return frame
-    seconds = _estimate(todo, device)
-    minutes = max(1, round(seconds / n_jobs / 60))
-    print(f"{len(todo)} to do, {n_jobs} at a time: about {minutes} minutes", flush=True)
-    todo.sort(key=lambda run: -run.n_iters * _work(run))  # the longest first, so that none is left at the end
-    start = time.monotonic()
-    rows = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-        joblib.delayed(row)(run, device) for run in todo
-    )
-    for number, result in enumerate(rows, start=1):
-        frame = pd.concat([frame, pd.DataFrame([result])], ignore_index=True)
-        frame = _in_order(frame, runs)
-        whole = table.with_name(f".{table.name}.{os.getpid()}")
-        frame.to_csv(whole, index=False)
-        os.replace(whole, table)
-        what = {name: result[name] for name in ("model", "learning_rate", "clip_norm", "seed")}
-        settings = " ".join(f"{name}={value}" for name, value in what.items())
-        minutes = (time.monotonic() - start) / 60
-        print(f"[{minutes:5.1f} min] {number}/{len(todo)} {settings}: {result['accuracy']:.2%}", flush=True)
-    return read(table)
-
-
-def _in_order(frame, runs):
-    """The rows in the order of the runs; rows of other runs at the end."""
-    place = {run: number for number, run in enumerate(runs)}
-    order = [place.get(run, len(runs)) for run in runs_of(frame)]
-    return frame.iloc[sorted(range(len(frame)), key=order.__getitem__)]
-
-
-def _work(run):
+def work(run):
+    """How long a run takes, in a unit of its own: enough to start the longest first."""
     cell, _, layer_dim = MODELS[run.model]
-    return layer_dim * (4 if cell == "LSTM" else 1)
+    return run.n_iters * layer_dim * (4 if cell == "LSTM" else 1)
 
 
-def _estimate(runs, device):
-    """Seconds that the runs take, one after the other, from a few iterations of each model."""
+def estimate(runs, device="auto"):
+    """Seconds that runs take, one after the other, from a few iterations of each model."""
     seconds = {}
     for model in {run.model for run in runs}:
         few, more = (row(Run(model, 0.01, seed=0, n_iters=n_iters), device)["seconds"] for n_iters in (3, 23))

@@ -103,6 +103,11 @@ def as_rule(name, literal):
     raise ValueError(f"the rule of {name} must be {FORM}, got {_brief(literal)}")
 
 
+def check_value(name, value, literal):
+    """Refuse a value that does not keep a rule in the form that `as_rule` takes, such as a tuple of words."""
+    as_rule(name, literal).check(name, value)
+
+
 def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

@@ -1,6 +1,7 @@
 """Lesson 00's diagnosis: each trouble has its sentence, nothing is fetched, and nothing raises."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from labutils import diagnosis, training
-from labutils.data import image_sets
+from labutils.data import cache as files
+from labutils.data import image_sets, vision
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = ("Python", "Environment", "torch", "MNIST", "Processor", "GPU")
@@ -38,8 +40,8 @@ def cache(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the diagnosis fetched something")
 
-    monkeypatch.setattr(image_sets, "_fetch", refuse)
-    monkeypatch.setattr(image_sets, "_SOURCES", {})
+    monkeypatch.setattr(files, "fetch_files", refuse)
+    monkeypatch.setattr(files, "SOURCES", {})
     monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -119,10 +121,10 @@ def test_torchvision_made_for_another_torch(requirement, reported, installed):
 @pytest.mark.parametrize("requires", [["numpy", "torch==2.13.0"], ["torchsummary==1.0"], None])
 def test_torchvision_that_fits(requires, reported, installed, monkeypatch):
     installed({"torch": "2.13.0+cpu", "torchvision": "0.28.0"}, requires)
-    monkeypatch.setattr(image_sets, "_torchvision", lambda: None)
-    monkeypatch.setattr(image_sets, "_operator_library", None)
+    monkeypatch.setattr(vision, "import_torchvision", lambda: None)
+    monkeypatch.setattr(vision, "lacks_operators", lambda: False)
     assert reported()["torch"] == "torch 2.13.0 with torchvision 0.28.0: good"
-    monkeypatch.setattr(image_sets, "_operator_library", object())
+    monkeypatch.setattr(vision, "lacks_operators", lambda: True)
     assert reported()["torch"].endswith("good, but for its compiled operators, which no lesson uses")
 
 
@@ -134,7 +136,7 @@ def test_torchvision_that_cannot_be_imported(error, reported, installed, monkeyp
         raise error
 
     installed({"torch": "2.13.0", "torchvision": "0.28.0"}, ["torch==2.13.0"])
-    monkeypatch.setattr(image_sets, "_torchvision", broken)
+    monkeypatch.setattr(vision, "import_torchvision", broken)
     said = reported()["torch"]
     assert said.startswith("torch 2.13.0 with torchvision 0.28.0: cannot be imported (")
     assert said.endswith("pip install --force-reinstall torch==2.13.0 torchvision==0.28.0")
@@ -148,8 +150,8 @@ def test_torch_that_cannot_be_imported(tmp_path):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = dict(zip(TOPICS, run.stdout.splitlines(), strict=True))
     assert "cannot be imported (libcudart.so.12: cannot open shared object file); " in lines["torch"]
-    for topic in ("MNIST", "GPU"):
-        assert lines[topic].startswith(f"{topic.lower()}: cannot be looked at (libcudart.so.12")
+    assert lines["GPU"].startswith("gpu: cannot be looked at (libcudart.so.12")
+    assert "in the data cache" in lines["MNIST"]
     assert lines["Processor"].startswith("Processor: ")
     assert not run.stderr
 
@@ -170,13 +172,23 @@ def test_damaged_cache(reported, cache):
 
 
 def test_whole_cache(reported, cache, monkeypatch):
-    monkeypatch.setitem(image_sets._CHECKSUMS, "mnist", {})
+    monkeypatch.setitem(files.CHECKSUMS, "mnist", {})
     assert reported()["MNIST"] == "MNIST: whole in the data cache, good"
 
 
-def test_no_bundled_subset_either(reported, cache, monkeypatch):
-    monkeypatch.setattr(image_sets, "_MINI_FILE", cache / "mnist_mini.npz")
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_no_bundled_subset_either(content, reported, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_sets, "_MINI_FILE", tmp_path / "mnist_mini.npz")
+    if content is not None:
+        image_sets._MINI_FILE.write_bytes(content)
     assert "git checkout labutils/mnist_mini.npz" in reported()["MNIST"]
+
+
+def test_only_public_names_of_the_data(reported):
+    private = re.findall(
+        r"(?:data|image_sets|vision)\._\w+", Path(diagnosis.__file__).read_text(encoding="utf-8")
+    )
+    assert private == []
 
 
 def test_cores(reported, monkeypatch):

@@ -1,6 +1,8 @@
 """The declared runs, their models, and the sweep that fills a table."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -9,6 +11,8 @@ from click.testing import CliRunner
 
 from labutils import experiments
 from labutils.__main__ import cli
+from labutils.course import tables
+from labutils.errors import RunError, UsageError
 from labutils.experiments import MODELS, Run
 
 TINY = Run("RNN C", 0.1, 0, n_iters=4, dataset="mnist-mini")
@@ -120,21 +124,21 @@ def test_validation_holds_out_training_images(monkeypatch):
     monkeypatch.setattr(experiments.training, "fit", fit)
     experiments.train(tiny(validation=True))
     images = experiments._images("mnist-mini")
-    assert torch.equal(seen["train"][0], images.train_images[:-1000])
-    assert torch.equal(seen["test"][1], images.train_labels[-1000:])
+    assert torch.equal(seen["train"][0], images.train[0][:-1000])
+    assert torch.equal(seen["test"][1], images.train[1][-1000:])
 
 
 def test_sweep_fills_the_table_and_takes_up_where_it_stopped(tmp_path, capsys):
     runs = [tiny(seed=seed, clip_norm=clip) for seed in (0, 1) for clip in (None, 1.0)]
     table = tmp_path / "new" / "runs.csv"
-    first = experiments.sweep(runs[2:], table, n_jobs=1)
+    first = tables.fill(runs[2:], table, n_jobs=1)
     assert "0 of 2 runs are in runs.csv already" in capsys.readouterr().out
-    both = experiments.sweep(runs, table, n_jobs=2)
+    both = tables.fill(runs, table, n_jobs=2)
     assert "2 of 4 runs are in runs.csv already" in capsys.readouterr().out
     assert experiments.runs_of(both) == runs
     pd.testing.assert_frame_equal(both.iloc[2:].reset_index(drop=True), first, check_dtype=False)
     assert [path.name for path in table.parent.iterdir()] == ["runs.csv"]
-    again = experiments.sweep(runs, table)
+    again = tables.fill(runs, table)
     pd.testing.assert_frame_equal(again, both)
 
 
@@ -151,15 +155,53 @@ def test_row_holds_settings_results_and_provenance():
 
 def test_rows_of_other_runs_are_kept(tmp_path):
     table = tmp_path / "runs.csv"
-    experiments.sweep([tiny(seed=7)], table, n_jobs=1)
-    frame = experiments.sweep([tiny(seed=1)], table, n_jobs=1)
+    tables.fill([tiny(seed=7)], table, n_jobs=1)
+    frame = tables.fill([tiny(seed=1)], table, n_jobs=1)
     assert [run.seed for run in experiments.runs_of(frame)] == [1, 7]
+
+
+def test_two_that_fill_one_table_lose_no_row(tmp_path):
+    table = tmp_path / "runs.csv"
+    source = (
+        "import dataclasses, sys; from labutils import experiments; from labutils.course import tables\n"
+        "run = experiments.Run('RNN C', 0.1, 0, n_iters=4, dataset='mnist-mini')\n"
+        "runs = [dataclasses.replace(run, seed=seed) for seed in map(int, sys.argv[2:])]\n"
+        "tables.fill(runs, sys.argv[1], n_jobs=1)"
+    )
+    command = [sys.executable, "-c", source, str(table)]
+    both = [subprocess.Popen([*command, *seeds], stdout=subprocess.DEVNULL) for seeds in ("012", "2345")]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    seeds = [run.seed for run in experiments.runs_of(experiments.read_table(table))]
+    assert sorted(seeds) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "runs.csv cannot be read as a table of runs"),
+        ("name,age\nA,3\n", "runs.csv is no table of runs: it has no column learning_rate, model, seed"),
+        ('model,seed\n"A,3\n', "runs.csv cannot be read as a table of runs"),
+        ("\x00\x01", "runs.csv"),
+    ],
+)
+def test_a_table_of_somebody_is_refused_and_kept(text, sentence, tmp_path):
+    table = tmp_path / "runs.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        tables.fill([TINY], table, n_jobs=1)
+    assert table.read_text() == text
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot write to .*file"):
+        tables.fill([TINY], tmp_path / "file" / "runs.csv", n_jobs=1)
 
 
 @pytest.mark.parametrize("n_jobs", [0, -1, 1.5])
 def test_bad_number_of_jobs_is_refused(n_jobs, tmp_path):
     with pytest.raises(ValueError, match="n_jobs must be a positive integer"):
-        experiments.sweep([TINY], tmp_path / "runs.csv", n_jobs=n_jobs)
+        tables.fill([TINY], tmp_path / "runs.csv", n_jobs=n_jobs)
     assert not list(tmp_path.iterdir())
 
 
@@ -168,13 +210,13 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
     table = tmp_path / "runs.csv"
     result = CliRunner().invoke(cli, ["train", "six_models", "--table", str(table), "--jobs", "1"])
     assert result.exit_code == 0, result.output
-    assert experiments.runs_of(experiments.read(table)) == [TINY]
+    assert experiments.runs_of(experiments.read_table(table)) == [TINY]
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("table", experiments.EXPERIMENTS)
 def test_a_random_row_of_the_committed_table_can_be_repeated(table):
-    frame = experiments.read(experiments.RESULTS / f"{table}.csv")
+    frame = experiments.read_table(experiments.RESULTS / f"{table}.csv")
     one = frame[frame["diverged_at"].isna() | (frame["diverged_at"] > experiments.EARLY)].sample(1)
     (run,) = experiments.runs_of(one)
     _, history = experiments.train(run, n_iters=experiments.EARLY)
@@ -184,5 +226,5 @@ def test_a_random_row_of_the_committed_table_can_be_repeated(table):
 
 @pytest.mark.parametrize("table", ["six_models", "long_runs", "recipe_search", "recipe"])
 def test_committed_tables_hold_the_declared_runs_and_no_others(table):
-    frame = experiments.read(experiments.RESULTS / f"{table}.csv")
+    frame = experiments.read_table(experiments.RESULTS / f"{table}.csv")
     assert set(experiments.runs_of(frame)) == set(experiments.EXPERIMENTS[table]())

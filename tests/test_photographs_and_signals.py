@@ -41,8 +41,8 @@ def test_whitening_evens_out_the_spectrum():
         (np.zeros(4), 0.4, "image must be a two-dimensional array"),
         (np.full((4, 4), np.nan), 0.4, "image must be a two-dimensional array of finite numbers"),
         (np.ones((4, 4)), 0.4, "image must not be constant"),
-        (np.eye(4), 0.0, "cutoff must be above 0"),
-        (np.eye(4), np.nan, "cutoff must be above 0"),
+        (np.eye(4), 0.0, "cutoff must be a finite number above 0"),
+        (np.eye(4), np.nan, "cutoff must be a finite number above 0"),
     ],
 )
 def test_image_that_cannot_be_whitened_is_refused(image, cutoff, sentence):
@@ -78,8 +78,15 @@ def test_patches_do_not_touch_the_border_that_whitening_spoils():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_patches": 0, "patch_size": 8}, "n_patches must be at least 1, got 0"),
-        ({"n_patches": 5, "patch_size": 0}, "patch_size must be at least 1, got 0"),
+        ({"n_patches": 0, "patch_size": 8}, "n_patches must be a positive integer, got 0"),
+        ({"n_patches": 5, "patch_size": 0}, "patch_size must be a positive integer, got 0"),
+        ({"n_patches": 5.5, "patch_size": 8}, "n_patches must be a positive integer, got 5.5"),
+        ({"n_patches": 5, "patch_size": 8, "images": []}, "images must hold at least one picture, got none"),
+        ({"n_patches": 5, "patch_size": 2, "images": [np.ones(9)]}, "image must be a two-dimensional array"),
+        (
+            {"n_patches": 5, "patch_size": 2, "images": [np.full((9, 9), np.nan)], "whiten": False},
+            "image must be a two-dimensional array of finite numbers",
+        ),
         ({"n_patches": 5, "patch_size": 412}, "patch_size must be at most 411"),
     ],
 )
@@ -131,9 +138,11 @@ def test_sounds_come_from_a_seed():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"seconds": 0.01}, "seconds must be at least 0.1"),
-        ({"rate": 100}, "rate must be at least 6000"),
-        ({"seconds": np.nan}, "seconds must be at least 0.1"),
+        ({"seconds": 0.01}, "seconds must be a finite number of at least 0.1"),
+        ({"rate": 100}, "rate must be a finite number of at least 6000"),
+        ({"seconds": np.inf}, "seconds must be a finite number of at least 0.1, got inf"),
+        ({"seconds": "2"}, "seconds must be a finite number of at least 0.1, got '2'"),
+        ({"seconds": np.nan}, "seconds must be a finite number of at least 0.1"),
     ],
 )
 def test_sounds_too_short_or_too_coarse_are_refused(arguments, sentence):
@@ -156,7 +165,8 @@ def test_smooth_noise_has_the_correlations_of_its_window(timescale):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((1, 3), "n_samples must be at least 2, got 1"),
+        ((1, 3), "n_samples must be an integer of at least 2, got 1"),
+        ((9.5, 3), "n_samples must be an integer of at least 2, got 9.5"),
         ((9, 0), "timescale must be a finite number above 0, got 0"),
         ((9, np.nan), "timescale must be a finite number above 0, got nan"),
     ],

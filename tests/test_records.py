@@ -1,23 +1,29 @@
 """What is collected from executed notebooks: tables, summaries, plots."""
 
+import contextlib
+import io
 import itertools
 import json
 import sys
+import warnings
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from tiny import make_notebook
 
 from labutils.conventions import RECORD_TYPE
 from labutils.course import records
+from labutils.errors import UsageError
 
 # Collecting
 
 
-def make_executed(path, rows, notebook=None, **parameters):
+def make_executed(path, rows, of=None, /, **parameters):
     """Write what a run with these parameters leaves behind: an executed notebook with a record for each row."""
     cell = nbformat.v4.new_code_cell("lesson.record()")
     provenance = {"versions": {"python": "3.11", "torch": "2"}, "commit": "c0ffee", "cpu": "any"}
@@ -25,8 +31,8 @@ def make_executed(path, rows, notebook=None, **parameters):
         content = {"results": results, "parameters": parameters, "provenance": provenance}
         cell.outputs.append(nbformat.v4.new_output("display_data", {RECORD_TYPE: content}))
     node = nbformat.v4.new_notebook(cells=[cell])
-    if notebook:
-        node.metadata["labutils"] = {"notebook": notebook, "seconds": 2.5}
+    if of:
+        node.metadata["labutils"] = {"notebook": of, "seconds": 2.5}
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(node, path)
 
@@ -114,9 +120,8 @@ def test_plot_shows_means_and_intervals(kind, runs, labutils, tmp_path):
 
 
 def test_plot_draws_what_it_says(runs):
-    frame = records.collect(runs)
-    rows = frame.groupby(["seed", "n"])["accuracy"].agg(_n="count", _mean="mean", _sd="std").reset_index()
-    figure = records._draw(rows.assign(_half=rows["_sd"]), "n", "accuracy", "seed", "what it is")
+    table, _ = records.means(records.collect(runs), "n", "accuracy", "seed")
+    figure = records._draw(table, "n", "accuracy", "seed", "what it is")
     (ax,) = figure.axes
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("n", "accuracy", "what it is")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["seed = 0", "seed = 1", "seed = 2"]
@@ -271,3 +276,37 @@ def test_a_lesson_is_swept_collected_and_plotted(labutils, tmp_path):
     ]
     assert "numpy=" in frame.loc[0, "versions"]
     assert figure.exists()
+
+
+names = st.sampled_from(["a", "b", "n", "x y", "é", "", "_n", "_mean", "notebook"])
+words = st.sampled_from(["nan", "inf", "a", "", "1", 'a,b\n"c"', "é"])
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | words
+rows = st.dictionaries(names, scalars | st.lists(scalars, max_size=2), max_size=4)
+
+
+@settings(max_examples=2000, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(rows, rows), min_size=1, max_size=4), names, names, st.none() | names)
+def test_no_records_break_the_table_the_summary_or_the_plot(recorded, x, y, by):
+    runs = [
+        ({"notebook": "nb", "file": f"{number}.ipynb"}, {"parameters": p, "results": r, "provenance": {}})
+        for number, (p, r) in enumerate(recorded)
+    ]
+    frame = records.as_frame(runs)
+    assert len(frame) == len(recorded)
+    back = pd.read_csv(io.StringIO(records.table(frame, ".csv")), keep_default_na=False)
+    assert back["file"].tolist() == [f"{number}.ipynb" for number in range(len(recorded))]
+    records.summary(frame)
+    with contextlib.suppress(UsageError), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        records.means(frame, x, y, by)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(rows, min_size=1, max_size=4))
+def test_no_records_break_a_parquet_table(recorded):
+    runs = [
+        ({"file": str(n)}, {"parameters": {}, "results": r, "provenance": {}}) for n, r in enumerate(recorded)
+    ]
+    frame = records.as_frame(runs)
+    back = pd.read_parquet(io.BytesIO(records.table(frame, ".parquet")))
+    assert back["file"].tolist() == [str(number) for number in range(len(recorded))]

@@ -535,3 +535,155 @@ def test_time_left_counts_what_runs_side_by_side():
     assert "about 1:40 left" in jobs._status(planned, 2, 0)
     planned[0].seconds = 90.0
     assert "1 of 2 done, about 1:00 left" in jobs._status(planned, 2, 90)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print('x' * 3_000_000)",
+        "print(list(range(1_000_000)))",
+        "for _ in range(300): print('x' * 10_000, end='')",
+        "for _ in range(200_000): print('0123456789')",
+        "import sys\nfor _ in range(30): print('x' * 100_000, file=sys.stderr)",
+    ],
+)
+def test_whatever_a_cell_prints_is_kept_up_to_a_limit(source, labutils, tmp_path):
+    path = make_plain(tmp_path / "50_a.ipynb", source, "print('the end')")
+    status, _, errors = labutils("sweep", path, "-o", tmp_path / "out", "--timeout", "60")
+    assert (status, errors) == (0, "")
+    cells = read(tmp_path / "out" / "50_a.ipynb").cells
+    text = "".join(output.text for output in cells[2].outputs)
+    assert 1_000_000 <= len(text) < 1_000_200
+    assert "[the output is cut here: a cell may put out 1,000,000 characters]" in text
+    assert cells[3].outputs[0].text == "the end\n"
+
+
+def test_what_is_printed_in_pieces_is_stored_as_the_screen_shows_it(labutils, tmp_path):
+    source = "import sys, time\nfor n in range(5):\n    print(f'\\r{n} of 5', end='', flush=True)\n    time.sleep(0.05)\nprint()"
+    path = make_plain(
+        tmp_path / "50_a.ipynb", source, "print('a'); print('warn', file=sys.stderr); print('b')"
+    )
+    assert labutils("sweep", path, "-o", tmp_path / "out")[0] == 0
+    cells = read(tmp_path / "out" / "50_a.ipynb").cells
+    assert [output.text for output in cells[2].outputs] == ["4 of 5\n"]
+    assert [(output.name, output.text) for output in cells[3].outputs] == [
+        ("stdout", "a\nb\n"),
+        ("stderr", "warn\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", ["while True: print('x' * 10_000)", "while True: print('x' * 10_000_000, end='')"]
+)
+def test_an_interrupt_is_answered_whatever_a_cell_prints(source, tmp_path):
+    started = tmp_path / "started"
+    path = make_plain(tmp_path / "50_a.ipynb", f"open({str(started)!r}, 'w').close()\n{source}")
+    hand_on_interrupts()
+    command = [sys.executable, "-m", "labutils", "run", str(path), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        assert until(started.exists, seconds=120)
+        until(lambda: False, seconds=2)  # let it print
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=20)
+    assert driver.returncode == 130
+    assert (
+        errors.strip()
+        == "labutils: interrupted; finished notebooks are kept, unfinished ones were not written"
+    )
+
+
+def test_kernels_are_those_of_the_courses_own_python(labutils, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    content = {
+        "argv": ["no-such-program", "-f", "{connection_file}"],
+        "display_name": "p",
+        "language": "python",
+    }
+    (spec / "kernel.json").write_text(json.dumps(content))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    path = make_plain(tmp_path / "50_a.ipynb", "import sys\nprint(sys.executable)")
+    node = read(path)
+    node.metadata.kernelspec = {"name": "conda-env-gone-py", "display_name": "gone", "language": "python"}
+    nbformat.write(node, path)
+    assert labutils("sweep", path, "-o", tmp_path / "out")[0] == 0
+    assert read(tmp_path / "out" / "50_a.ipynb").cells[2].outputs[0].text == f"{sys.executable}\n"
+
+
+def test_a_kernel_that_does_not_start_is_the_fault_of_its_notebook_alone(labutils, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONSTARTUP", "")
+    monkeypatch.setattr(running.execution, "get_kernel_dict", lambda: 3)  # in this process only
+    text, error, _ = running.execution.execute_text(make_plain(tmp_path / "a.ipynb").read_text(), 5)
+    assert error.startswith("its kernel could not be used: TypeError")
+    assert text
+
+
+def test_a_notebook_of_ones_own_runs_in_its_own_folder(labutils, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "table.txt").write_text("42")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "table.txt").write_text("43")
+    path = make_plain(tmp_path / "mine" / "50_a.ipynb", "%time print(open('table.txt').read())")
+    for where, said in ((), "42"), (("--cwd", tmp_path / "other"), "43"):
+        assert labutils("run", path, "-o", tmp_path / "out", *where)[0] == 0
+        printed = read(tmp_path / "out" / "notebooks" / "50_a.ipynb").cells[2].outputs[0].text
+        assert printed.splitlines()[0] == said
+    status, _, errors = labutils("run", path, "-o", tmp_path / "out", "--cwd", tmp_path / "none")
+    assert (status, "does not exist" in errors) == (2, True)
+
+
+def test_one_file_may_hold_the_parameters_of_several_notebooks(labutils, tmp_path):
+    paths = [make_notebook(tmp_path / f"{stem}.ipynb") for stem in ("one", "two", "three")]
+    (tmp_path / "p.yml").write_text(
+        f"{paths[0]}: {{n: 2}}\n".replace(str(paths[0]), "one") + "two:\n- n: [3, 4]\n- rate: 1\n"
+    )
+    command = ("sweep", *paths, "-f", tmp_path / "p.yml", "-o", tmp_path / "out", "--dry-run")
+    status, printed, errors = labutils(*command)
+    assert (status, errors) == (0, "")
+    listed = sorted(line.split()[-1] for line in printed.splitlines()[:-1])
+    assert listed == ["one,n=2.ipynb", "three.ipynb", "two,n=3.ipynb", "two,n=4.ipynb", "two,rate=1.0.ipynb"]
+    (tmp_path / "p.yml").write_text("one: {n: 2}\nfour: {n: 3}\n")
+    status, _, errors = labutils(*command)
+    assert (
+        status,
+        "p.yml: there is no notebook 'four' among those to run; there are one, two, three" in errors,
+    ) == (2, True)
+
+
+@pytest.mark.parametrize("output", ["/dev/full", None])
+def test_output_that_cannot_be_printed_to_ends_in_a_sentence_or_is_done_without(output, tmp_path):
+    command = f"{sys.executable} -m labutils check 00 {'>' + output if output else '>&-'}"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr == ("labutils: cannot print (No space left on device)\n" if output else "")
+
+
+OFFLINE = dict.fromkeys(["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"], "http://127.0.0.1:9")
+
+
+def test_a_run_on_the_bundled_subset_is_repeated_once_the_data_is_there(labutils, tmp_path, monkeypatch):
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "/nowhere")  # no npm
+    monkeypatch.setenv("LABUTILS_DATA", str(tmp_path / "cache"))
+    page = "dataset: str = 'mnist'  # data set"
+    rules = "def check_parameters(**rules):\n    pass\n\n\ncheck_parameters(dataset=('mnist', 'mnist-mini'))"
+    path = make_plain(tmp_path / "50_a.ipynb", rules, parameters=page)
+    command = ("sweep", path, "-o", tmp_path / "out")
+    status, printed, _ = labutils(*command)
+    assert (status, "BUNDLED SUBSET" in printed) == (0, True)
+    assert read(tmp_path / "out" / "50_a.ipynb").metadata.labutils.data == "mnist-mini"
+    assert "1 of 1 runs are finished, 0 to do" in labutils(*command)[1]  # still offline
+    monkeypatch.setattr(running.data, "will_use", lambda dataset: dataset)  # now MNIST is there
+    assert "0 of 1 runs are finished, 1 to do, 1 of them again" in labutils(*command, "--dry-run")[1]
+    mini = ("sweep", path, "-p", "dataset=mnist-mini", "-o", tmp_path / "out")
+    assert labutils(*mini)[0] == 0
+    assert "1 of 1 runs are finished" in labutils(*mini)[1]
+
+
+def test_a_data_set_of_a_notebooks_own_is_not_fetched(labutils, tmp_path):
+    path = make_plain(tmp_path / "50_a.ipynb", parameters="dataset: str = 'cifar'  # data set")
+    status, printed, errors = labutils("sweep", path, "-o", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    assert "cache" not in printed
+    assert "data" not in read(tmp_path / "out" / "50_a.ipynb").metadata.labutils

@@ -123,8 +123,9 @@ def test_picture_is_not_modified():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_frames": 0}, "n_frames must be a finite number of at least 1, got 0"),
-        ({"n_frames": 5, "width": 31}, "width must be a finite number of at least 32, got 31"),
+        ({"n_frames": 0}, "n_frames must be a positive integer, got 0"),
+        ({"n_frames": 5, "width": 31}, "width must be an integer of at least 32, got 31"),
+        ({"n_frames": 5.5}, "n_frames must be a positive integer, got 5.5"),
         ({"n_frames": 5, "speed": -1}, "speed must be a finite number of at least 0, got -1"),
         ({"n_frames": 5, "noise_std": np.nan}, "noise_std must be a finite number of at least 0, got nan"),
     ],
@@ -139,8 +140,9 @@ def test_zebra_that_makes_no_sense_is_refused(arguments, sentence):
     [
         ({"image": np.zeros(40)}, "image must be a two-dimensional array"),
         ({"image": np.full((40, 40), np.nan)}, "image must be a two-dimensional array of finite numbers"),
-        ({"n_frames": 0}, "n_frames must be a finite number of at least 1, got 0"),
-        ({"size": 0}, "size must be a finite number of at least 1, got 0"),
+        ({"n_frames": 0}, "n_frames must be a positive integer, got 0"),
+        ({"size": 0}, "size must be a positive integer, got 0"),
+        ({"size": 2.5}, "size must be a positive integer, got 2.5"),
         ({"size": 30}, "image must be at least 59 pixels wide and high"),
         ({"turning": np.inf}, "turning must be a finite number of at least 0, got inf"),
         ({"smoothness": -1}, "smoothness must be a finite number of at least 0, got -1"),

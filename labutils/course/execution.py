@@ -16,7 +16,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from labutils import NOTEBOOKS
+from labutils import NOTEBOOKS, data
 from labutils.conventions import METADATA
 
 MOST_TEXT = 1_000_000  # characters that a cell may print
@@ -158,7 +158,10 @@ def execute_text(text, timeout, folder=None, progress=None):
         run = execute(node, timeout, folder=folder, on_cell=on_cell)
         error = pool.submit(asyncio.run, run).result()
     seconds = time.monotonic() - start
-    node.metadata.setdefault(METADATA, {})["seconds"] = round(seconds, 1)
+    noted = node.metadata.setdefault(METADATA, {})
+    noted["seconds"] = round(seconds, 1)
+    if "dataset" in noted:  # that the run asks for; what it was given depends on the machine that it ran on
+        noted["data"] = data.will_use(noted.pop("dataset"))
     return nbformat.writes(node) + "\n", error, seconds
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import stat
+import tempfile
 from pathlib import Path
 
 import filelock
@@ -62,7 +63,7 @@ class Folder:
         self._refuse_sources(names)
         folders = {self.path, *((self.path / name).parent for name in names)}
         for folder in sorted(folders, key=lambda folder: len(folder.parts)):
-            _refuse_unwritable(folder)
+            refuse_unwritable(folder)
         ours = self._ours()
         for name in names:
             if not force and _is_foreign(self.path / name, ours.get(name, ())):
@@ -90,14 +91,14 @@ class Folder:
         self.check((n for n, c in contents.items() if not _holds(self.path / n, c)), force=force)
         ready = {}
         try:
-            with _said_in_a_sentence(self.path):
+            with said_in_a_sentence(self.path):
                 for name, content in contents.items():
                     place = self.path / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     _remove_left_overs(place.parent)
                     ready[name] = place.with_name(_temporary_name())
                     _write_through(ready[name], content)
-                with self._locked():
+                with locked(self.path):
                     self._note({name: _digest(content) for name, content in contents.items()})
                     for name in contents:
                         os.replace(ready.pop(name), self.path / name)
@@ -108,7 +109,7 @@ class Folder:
     def remove(self, names):
         """Remove those of the files that are ours and unchanged, and folders that are empty then."""
         ours = self._ours()
-        with _said_in_a_sentence(self.path):
+        with said_in_a_sentence(self.path):
             for name in names:
                 place = self.path / name
                 if place.exists() and not _is_foreign(place, ours.get(name, ())):
@@ -129,7 +130,7 @@ class Folder:
         before = [name for name in self._ours() if name.startswith(prefix)]
         self.write({f"{prefix}{name}": content for name, content in contents.items()})
         self.remove(name for name in before if name.removeprefix(prefix) not in contents)
-        with self._locked():
+        with locked(self.path):
             self._rewrite()
 
     def written(self):
@@ -173,11 +174,41 @@ class Folder:
         _write_through(temporary, ("\n".join(lines) + "\n").encode())
         os.replace(temporary, self.path / LIST)
 
-    def _locked(self):
+
+def refuse_unwritable(folder):
+    """Raise a RunError unless files can be made in a folder, or in the nearest one above it that exists."""
+    with said_in_a_sentence(folder):
+        place = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
+        if not place.is_dir():
+            raise NotADirectoryError(0, "Not a directory")
+        trial = place / _temporary_name()
+        trial.touch()
+        trial.unlink()
+
+
+def replace(path, text):
+    """Replace a file that keeps all that it held: whole or not at all."""
+    with said_in_a_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(_temporary_name())
         try:
-            return filelock.FileLock(self.path / f"{LIST}.lock", timeout=_LOCK_SECONDS).acquire()
-        except filelock.Timeout:
-            raise RunError(f"another process has been writing to {self.path} for {_LOCK_SECONDS} s") from None
+            _write_through(temporary, text.encode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def locked(path):
+    """Context in which no other process of this user and machine that asks for the same path is."""
+    name = _digest(str(Path(path).resolve()).encode())[:32]
+    user = os.getuid() if hasattr(os, "getuid") else "any"
+    try:
+        lock = filelock.FileLock(
+            Path(tempfile.gettempdir(), f"labutils-{user}-{name}.lock"), timeout=_LOCK_SECONDS
+        )
+        return lock.acquire()
+    except filelock.Timeout:
+        raise RunError(f"another process has been writing to {path} for {_LOCK_SECONDS} s") from None
 
 
 def _as_bytes(content):
@@ -213,19 +244,8 @@ def _is_there(path):
 
 def _is_foreign(path, digests):
     """Whether something is there that is not what was written."""
-    with _said_in_a_sentence(path):
+    with said_in_a_sentence(path):
         return _is_there(path) and not _is_ours(path, digests)
-
-
-def _refuse_unwritable(folder):
-    """Raise unless files can be made in the folder, or in the nearest one above it that exists."""
-    with _said_in_a_sentence(folder):
-        place = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
-        if not place.is_dir():
-            raise NotADirectoryError(0, "Not a directory")
-        trial = place / _temporary_name()
-        trial.touch()
-        trial.unlink()
 
 
 def _write_through(path, content):
@@ -250,7 +270,7 @@ def _remove_left_overs(folder):
 
 
 @contextlib.contextmanager
-def _said_in_a_sentence(place):
+def said_in_a_sentence(place):
     """Turn the operating system's refusal into one sentence."""
     try:
         yield

@@ -179,7 +179,7 @@ def _json(path):
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise NotebookError(f"{_shortened(path)} cannot be read ({error.strerror})") from None
-    except ValueError:  # not UTF-8
+    except UnicodeDecodeError:
         raise NotebookError(f"{path} is not a notebook: it is not text in UTF-8") from None
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
@@ -218,10 +218,9 @@ def _as_version_4(content, path):
             warnings.simplefilter(
                 "ignore"
             )  # missing ids, as older programs and VS Code leave them, are given
-            node = nbformat.versions[version].to_notebook_json(content)
-            node = nbformat.convert(node, 4)
-            _, node = nbformat.validator.normalize(node)
-            nbformat.validate(node)
+            _, content = nbformat.validator.normalize(content, strip_invalid_metadata=False)
+            nbformat.validate(content)
+            node = nbformat.convert(nbformat.versions[version].to_notebook_json(content), 4)
     except nbformat.ValidationError as error:
         refuse(_where(error))
     except Exception as error:  # noqa: BLE001 - a converter of old formats trips over what it does not expect

@@ -6,7 +6,7 @@ import itertools
 
 from labutils import NOTEBOOKS
 from labutils.course import settings
-from labutils.course.notebook import code_cells, parameters_cells, parse
+from labutils.course.notebook import code_cells, parameters_cells, parse, read
 from labutils.errors import NotebookError, UsageError
 from labutils.rules import as_rule, check_name
 
@@ -112,6 +112,77 @@ def from_settings(values, rules):
         return rules[name].parse(str(value)) if isinstance(value, settings.Plain) and name in rules else value
 
     return {name: convert(name, value) for name, value in values.items()}
+
+
+def by_notebook(content, stems, name):
+    """What a file of settings holds for each of several notebooks.
+
+    Parameters
+    ----------
+    content : dict or list
+        A mapping of parameters, a list of such mappings, or by notebook one of the two.
+    stems : list of str
+        Names of the notebooks.
+    name : path-like
+        The file, for messages.
+
+    Returns
+    -------
+    dict of str to list of dict
+        By notebook its sets of parameters, before lists of values are combined.
+
+    Raises
+    ------
+    UsageError
+        If the file holds something else, or names another notebook.
+    """
+    if isinstance(content, dict) and content and all(map(_is_set_or_sets, content.values())):
+        numbers = {key: stem for stem in stems for key in (stem, stem.split("_")[0])}
+        for key in content:
+            if key not in numbers:
+                there = ", ".join(stems)
+                raise UsageError(
+                    f"{name}: there is no notebook {key!r} among those to run; there are {there}"
+                )
+        given = {numbers[key]: value for key, value in content.items()}
+        return {stem: by_notebook(given.get(stem, {}), [stem], name)[stem] for stem in stems}
+    sets = content if isinstance(content, list) else [content]
+    if not sets or not all(isinstance(values, dict) for values in sets):
+        raise UsageError(f"{name} must hold lines of the form name: value, or a list of such sets")
+    return dict.fromkeys(stems, sets)
+
+
+def sets(path, small, of_file, pairs, grid):
+    """All sets of parameters that a notebook is to be run at.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    small : dict
+        Values of the quick run.
+    of_file : list of dict
+        Sets from a file of settings.
+    pairs, grid : iterable of str
+        From the command line, ``name=value`` and ``name=value,value``.
+
+    Returns
+    -------
+    list of dict
+        What is given later counts: quick values, file, command line. Lists of values are combined.
+    """
+    if not (small or any(of_file) or pairs or grid):
+        return [{}]
+    rules = read_rules(read(path), path.stem)
+    once, several = from_pairs(pairs, rules), from_pairs(grid, rules, lists=True)
+    twice = once.keys() & several.keys()
+    if twice:
+        raise UsageError(f"the parameter {min(twice)} is given twice, with -p and with -g")
+    base = from_settings(small, rules)
+    return [c for values in of_file for c in expand(base | from_settings(values, rules) | once | several)]
+
+
+def _is_set_or_sets(value):
+    return isinstance(value, dict) or (isinstance(value, list) and all(isinstance(v, dict) for v in value))
 
 
 def validate(values, rules, stem):

@@ -65,7 +65,7 @@ def collect(folder):
         a line for each file that could not be read in ``attrs["problems"]``, and in ``attrs["not_finite"]`` how many
         values of each result are nan or infinite.
     """
-    rows, names, results, problems, not_finite = [], {}, {}, [], {}
+    runs, problems = [], []
     for path in executed(folder):
         try:
             node = read(path)
@@ -74,28 +74,44 @@ def collect(folder):
             continue
         of_run = node.metadata.get(METADATA)
         of_run = of_run if isinstance(of_run, dict) else {}
-        seconds = of_run.get("seconds")
         run = {"notebook": of_run.get("notebook", path.stem), "file": path.relative_to(folder).as_posix()}
-        cost = {"run_seconds": seconds} if isinstance(seconds, int | float) else {}
-        for content in recorded(node):
-            origin = dict(content["provenance"])
-            versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions", {}).items())
-            rows.append(
-                {**origin, "versions": versions, **content["parameters"], **content["results"], **cost, **run}
-            )
-            names |= content["parameters"]
-            results |= content["results"] | cost
-            for name, value in content["results"].items():
-                not_finite[name] = not_finite.get(name, 0) + (isinstance(value, str) and value in _NOT_FINITE)
-    columns = list(
-        dict.fromkeys(["notebook", "file", *names, *results, *(name for row in rows for name in row)])
-    )
+        if isinstance(of_run.get("seconds"), int | float):
+            run["run_seconds"] = of_run["seconds"]
+        runs += [(run, content) for content in recorded(node)]
+    frame = as_frame(runs)
+    frame.attrs["problems"] = problems
+    return frame
+
+
+def as_frame(runs):
+    """Records as a frame.
+
+    Parameters
+    ----------
+    runs : list of (dict, dict)
+        What is known of each run (``notebook``, ``file``, ``run_seconds``), and what one of its records holds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `collect` returns it.
+    """
+    rows, names, results, not_finite = [], {}, {}, {}
+    for run, content in runs:
+        origin = dict(content["provenance"])
+        versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions", {}).items())
+        rows.append({**origin, "versions": versions, **content["parameters"], **content["results"], **run})
+        names |= content["parameters"]
+        results |= content["results"] | ({"run_seconds": 0} if "run_seconds" in run else {})
+        for name, value in content["results"].items():
+            not_finite[name] = not_finite.get(name, 0) + (isinstance(value, str) and value in _NOT_FINITE)
+    columns = dict.fromkeys(["notebook", "file", *names, *results, *(name for row in rows for name in row)])
     frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in columns})
     frame.attrs = {
         "parameters": list(names),
         "results": list(results),
         "not_finite": not_finite,
-        "problems": problems,
+        "problems": [],
     }
     return frame
 
@@ -145,10 +161,18 @@ def table(frame, kind):
     if kind == ".csv":
         return frame.to_csv(index=False)
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow
     except ImportError:
         raise RunError("a Parquet table needs the package pyarrow: pip install -e '.[parquet]'") from None
-    mixed = [name for name in frame if frame[name].dropna().map(type).nunique() > 1]
+
+    def is_mixed(column):
+        try:
+            pyarrow.array(column, from_pandas=True)
+        except (pyarrow.ArrowException, OverflowError):
+            return True
+        return column.dropna().map(type).nunique() > 1
+
+    mixed = [name for name in frame if is_mixed(frame[name])]
     frame = frame.assign(**{name: frame[name].map(json.dumps, na_action="ignore") for name in mixed})
     return frame.to_parquet(index=False, engine="pyarrow")
 
@@ -201,6 +225,42 @@ def plot(frame, x, y, by=None, kind=".png"):
         If there is no such column, it cannot be plotted, or the kind is another.
     """
     _check_kind("figure", kind, FIGURES)
+    table, what = means(frame, x, y, by)
+    figure = _draw(table, x, y, by, what)
+    file = io.BytesIO()
+    figure.savefig(file, format=kind[1:], dpi=150)
+    shown = pd.DataFrame(
+        {
+            **({by: table["by"]} if by else {}),
+            x: table["x"],
+            "mean": table["mean"].map("{:.4g}".format),
+            "interval": [f"± {half:.3g}" if math.isfinite(half) else "" for half in table["half"]],
+            "records": table["n"],
+        }
+    )
+    return file.getvalue(), f"{shown.to_string(index=False)}\n{y}: {what}"
+
+
+def means(frame, x, y, by=None):
+    """The points of a plot: means of a record, and half the width of their 95 % confidence intervals.
+
+    Parameters
+    ----------
+    frame, x, y, by
+        As for `plot`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a point, with ``by``, ``x``, ``mean``, ``half`` (nan for a single record) and ``n``.
+    str
+        What a point and its interval are, in words.
+
+    Raises
+    ------
+    UsageError
+        As for `plot`.
+    """
     groups = [by, x] if by else [x]
     for name in (*groups, y):
         _check_column(frame, name)
@@ -208,46 +268,55 @@ def plot(frame, x, y, by=None, kind=".png"):
         raise UsageError(f"{y} holds no numbers, so it cannot be plotted along y")
     from scipy import stats  # slow to import
 
-    has_all = frame.dropna(subset=groups)
-    rows = has_all[has_all[y].astype(float).map(math.isfinite)].astype({y: float})
+    is_finite = frame[y].map(lambda value: not pd.isna(value) and math.isfinite(value)).astype(bool)
+    rows = frame[is_finite & frame[groups].notna().all(axis=1)]
     if rows.empty:
         raise UsageError(f"no record has {' and '.join([*groups, y])} at once, as finite numbers")
+    columns = {name: frame_column.tolist() for name, frame_column in rows.items()}
+    of_point = {}
+    for number, value in enumerate(columns[y]):
+        key = _key(columns[by][number]) if by else None, _key(columns[x][number])
+        of_point.setdefault(key, []).append((number, float(value)))
+    points = []
+    for line in _distinct(rows[by]) if by else [None]:
+        for place in _distinct(rows[x]):
+            found = of_point.get((_key(line) if by else None, _key(place)), [])
+            values = pd.Series([value for _, value in found], dtype=float)
+            if found:
+                factor = stats.t.ppf((1 + CONFIDENCE) / 2, max(len(found) - 1, 1))
+                half = factor * values.std() / len(found) ** 0.5 if len(found) > 1 else math.nan
+                points.append({"by": line, "x": place, "mean": values.mean(), "half": half, "n": len(found)})
+    what = _what_is_shown(columns, rows.attrs, groups, list(of_point.values()))
     n_left_out = frame.attrs["not_finite"].get(y, 0)
-    # the underscores keep them apart from parameters, one of which may well be called n
-    means = rows.groupby(groups)[y].agg(_n="count", _mean="mean", _sd="std").reset_index()
-    factor = stats.t.ppf((1 + CONFIDENCE) / 2, (means["_n"] - 1).clip(lower=1))
-    means["_half"] = factor * means["_sd"] / means["_n"] ** 0.5
-    what = _what_is_shown(rows, groups, means["_n"])
     if n_left_out:
         are = "record is" if n_left_out == 1 else "records are"
         what += f"\n{n_left_out} {are} left out: {y} is not finite there"
-    figure = _draw(means, x, y, by, what)
-    file = io.BytesIO()
-    figure.savefig(file, format=kind[1:], dpi=150)
-    means["_mean"] = means["_mean"].map("{:.4g}".format)
-    means["_half"] = [f"± {half:.3g}" if math.isfinite(half) else "" for half in means["_half"]]
-    shown = means[[*groups, "_mean", "_half", "_n"]]
-    shown = shown.to_string(index=False, header=[*groups, "mean", "interval", "records"])
-    return file.getvalue(), f"{shown}\n{y}: {what}"
+    return pd.DataFrame(points).astype({"by": object}), what
 
 
-def _draw(means, x, y, by, what):
+def _key(value):
+    """Text that two values have in common if, and only if, they are the same."""
+    return json.dumps(value, default=str)
+
+
+def _draw(table, x, y, by, what):
     import matplotlib
     from matplotlib.figure import Figure
 
     from labutils.lesson import STYLE
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, "text.parse_math": False}):  # a name may hold a dollar sign
         figure = Figure(figsize=(6.4, 4.4))
         ax = figure.subplots()
-        is_number = _holds_numbers(means[x])
-        ticks = {value: place for place, value in enumerate(_distinct(means[x]))}
-        for value, part in means.groupby(by) if by else [(None, means)]:
-            places = part[x].astype(float) if is_number else part[x].map(ticks)
-            label = f"{by} = {value}" if by else None
-            ax.errorbar(places, part["_mean"], yerr=part["_half"].fillna(0), capsize=4, label=label)
+        is_number = _holds_numbers(table["x"])
+        ticks = {_key(value): place for place, value in enumerate(_distinct(table["x"]))}
+        for line in _distinct(table["by"]) if by else [None]:
+            part = table[table["by"].map(_key) == _key(line)] if by else table
+            places = part["x"].astype(float) if is_number else part["x"].map(_key).map(ticks)
+            label = f"{by} = {line}" if by else None
+            ax.errorbar(places, part["mean"], yerr=part["half"].fillna(0), capsize=4, label=label)
         if not is_number:
-            ax.set_xticks(list(ticks.values()), [str(value) for value in ticks])
+            ax.set_xticks(list(ticks.values()), [str(value) for value in _distinct(table["x"])])
         ax.set(xlabel=x, ylabel=y)
         ax.set_title(what, fontsize=9)
         if by:
@@ -255,19 +324,29 @@ def _draw(means, x, y, by, what):
     return figure
 
 
-def _what_is_shown(rows, groups, counts):
-    """What a point and its bar are, in words."""
-    others = [name for name in rows.attrs["parameters"] if name not in groups]
-    over = [name for name in others if rows.groupby(groups)[name].nunique().max() > 1]
-    fewest, most = counts.min(), counts.max()
-    if most == 1:
+def _what_is_shown(columns, attrs, groups, points):
+    """What a point and its interval are, in words."""
+    counts = [len(found) for found in points]
+
+    def varies(name):
+        """Whether a column has several values in one point."""
+        values = [{_key(columns[name][number]) for number, _ in found} for found in points]
+        return max(map(len, values)) > 1
+
+    if max(counts) == 1:
         return "one record a point"
-    n = str(most) if fewest == most else f"{fewest} to {most}"
+    n = str(max(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     what = f"mean and 95 % confidence interval (Student's t)\nof {n} records a point"
+    over = [name for name in attrs["parameters"] if name not in groups and varies(name)]
     what += f", over {', '.join(over)}" if over else ""
-    if rows.duplicated([*groups, "file"]).any():
-        names = [name for name in rows.attrs["results"] if rows[name].map(type).eq(str).all()]
-        hint = [name for name in names if rows.groupby("file")[name].nunique().max() > 1]
+    files = [[columns["file"][number] for number, _ in found] for found in points]
+    if any(len(set(names)) < len(names) for names in files):
+        words = [name for name in attrs["results"] if all(isinstance(v, str) for v in columns[name])]
+        per_file = {name: {} for name in words}
+        for name in words:
+            for file, value in zip(columns["file"], columns[name], strict=True):
+                per_file[name].setdefault(file, set()).add(value)
+        hint = [name for name in words if max(map(len, per_file[name].values())) > 1]
         what += "; several records of a run are pooled" + (f" (see --by {hint[0]})" if hint else "")
     return what
 
@@ -293,7 +372,7 @@ def _holds_numbers(values):
 
 def _distinct(values):
     """The different values of a column, in order; those that cannot be compared in the order of their text."""
-    different = {json.dumps(value): value for value in values.dropna().tolist()}
+    different = {_key(value): value for value in values.dropna().tolist()}
     try:
         return sorted(different.values())
     except TypeError:

@@ -81,7 +81,7 @@ def plan(parameter_sets, folder, *, prefix="", again=False):
     for job in planned.values():
         kept = _metadata(folder.path / job.target)
         if kept is not None:
-            is_same = job.identity.items() <= kept.items() and kept.get("data", _data(job)) == _data(job)
+            is_same = job.identity.items() <= kept.items() and not _is_out_of_date(kept, job)
             took = kept.get("seconds") if isinstance(kept.get("seconds"), int | float) else None
             if again:
                 job.expected_seconds = took if is_same and took else job.expected_seconds
@@ -167,7 +167,7 @@ def code_digest(node):
 def fetch_data(planned):
     """Have the data that jobs need in the cache before they start, so that it is fetched, and said, once."""
     for dataset in sorted({_dataset(job) for job in planned} - {None}):
-        data.mnist(dataset)
+        data.fetch(dataset)
 
 
 def _dataset(job):
@@ -176,8 +176,10 @@ def _dataset(job):
     return asked if asked in data.DATASETS else None
 
 
-def _data(job):
-    return None
+def _served(job):
+    """The data set that serves a job on this machine now, which without a network may be another one than it asks for."""
+    asked = _dataset(job)
+    return asked and data.will_use(asked)
 
 
 def _as(rule, value):
@@ -322,7 +324,7 @@ def _write(job, folder, text):
 def _text(job):
     """The notebook with its parameters and without old outputs, to be sent to a worker."""
     node = parameters.inject(job.source, job.parameters)
-    node.metadata[METADATA] = job.identity
+    node.metadata[METADATA] = job.identity | ({"dataset": _dataset(job)} if _dataset(job) else {})
     return nbformat.writes(node)
 
 
@@ -331,6 +333,11 @@ def _metadata(target):
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return dict(json.loads(target.read_text(encoding="utf-8"))["metadata"][METADATA])
     return None
+
+
+def _is_out_of_date(kept, job):
+    """Whether a run used a data set in place of the one it asks for, which is to be had on this machine now."""
+    return kept.get("data", _dataset(job)) != _dataset(job) and kept["data"] != _served(job)
 
 
 def _estimate(planned):

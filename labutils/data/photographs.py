@@ -3,7 +3,8 @@
 from functools import cache
 
 import numpy as np
-from sklearn.datasets import load_sample_image
+
+from labutils.rules import check_counts, check_numbers
 
 _NAMES = ("china", "flower")
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -12,6 +13,8 @@ _BORDER = 8  # pixels at the edge of a whitened picture that see the opposite ed
 
 @cache
 def _photograph(name):
+    from sklearn.datasets import load_sample_image
+
     grey = load_sample_image(f"{name}.jpg") @ np.array(_LUMINANCE) / 255
     grey.flags.writeable = False
     return grey
@@ -26,6 +29,16 @@ def photographs():
         A temple (``"china"``) and a flower (``"flower"``); grey values from 0 (black) to 1 (white), read-only.
     """
     return {name: _photograph(name) for name in _NAMES}
+
+
+def as_picture(image):
+    """A picture as an array of float64; raise ValueError if it is not a finite two-dimensional array."""
+    image = np.asarray(image, dtype=float)
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise ValueError(
+            f"image must be a two-dimensional array of finite numbers, got one of shape {image.shape}"
+        )
+    return image
 
 
 def whiten_image(image, cutoff=0.4):
@@ -56,13 +69,8 @@ def whiten_image(image, cutoff=0.4):
     Olshausen and Field, "Emergence of simple-cell receptive field properties by learning a sparse code for
     natural images", Nature 381:607, 1996.
     """
-    image = np.asarray(image, dtype=float)
-    if image.ndim != 2 or not np.isfinite(image).all():
-        raise ValueError(
-            f"image must be a two-dimensional array of finite numbers, got one of shape {image.shape}"
-        )
-    if not cutoff > 0:
-        raise ValueError(f"cutoff must be above 0 cycles per pixel, got {cutoff!r}")
+    image = as_picture(image)
+    check_numbers(above=0, cutoff=cutoff)
     if np.ptp(image) == 0:
         raise ValueError("image must not be constant: there is nothing to whiten")
     rows, columns = (np.fft.fftfreq(size) for size in image.shape)
@@ -90,11 +98,7 @@ def scramble_phases(image, seed=0):
     ValueError
         If the image is not a finite two-dimensional array.
     """
-    image = np.asarray(image, dtype=float)
-    if image.ndim != 2 or not np.isfinite(image).all():
-        raise ValueError(
-            f"image must be a two-dimensional array of finite numbers, got one of shape {image.shape}"
-        )
+    image = as_picture(image)
     # The phases of real noise, because those of a real picture come in pairs of opposite sign.
     noise = np.fft.rfft2(np.random.default_rng(seed).standard_normal(image.shape))
     noise[0, 0] = 1
@@ -127,12 +131,13 @@ def natural_patches(n_patches, patch_size, *, whiten=True, images=None, seed=0):
     Raises
     ------
     ValueError
-        If a number is not positive, or a photograph is too small for a patch.
+        If a number is no positive integer, a picture is no finite two-dimensional array or is too small for a
+        patch, or there is none.
     """
-    pictures = list(photographs().values()) if images is None else [np.asarray(i, float) for i in images]
-    for name, value in (("n_patches", n_patches), ("patch_size", patch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}")
+    check_counts(n_patches=n_patches, patch_size=patch_size)
+    pictures = [as_picture(image) for image in (photographs().values() if images is None else images)]
+    if not pictures:
+        raise ValueError("images must hold at least one picture, got none")
     border = _BORDER if whiten else 0
     smallest = min(min(picture.shape) for picture in pictures) - 2 * border
     if patch_size > smallest:

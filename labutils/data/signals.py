@@ -1,7 +1,8 @@
 """Signals made from a seed."""
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+
+from labutils.rules import check_counts, check_numbers
 
 _SCALE = 2 ** (np.array([0, 4, 7, 12, 7, 4]) / 12)  # steps of a melody, as ratios of frequencies
 _FORMANTS = ((800, 1200), (300, 2300))  # Hz, of a spoken a and i: two resonances of the throat and the mouth
@@ -32,10 +33,8 @@ def sounds(seconds=2.0, rate=8000, seed=0):
     ValueError
         If the duration is too short or the rate too low.
     """
-    if not seconds >= 0.1:
-        raise ValueError(f"seconds must be at least 0.1, got {seconds!r}")
-    if not rate >= 6000:
-        raise ValueError(f"rate must be at least 6000 samples per second, got {rate!r}")
+    check_numbers(at_least=0.1, seconds=seconds)
+    check_numbers(at_least=6000, rate=rate)
     t = np.arange(round(seconds * rate)) / rate
     rng = np.random.default_rng(seed)
     made = {
@@ -71,10 +70,10 @@ def smooth_noise(n_samples, timescale, seed=0):
     ValueError
         If there are fewer than two samples or the timescale is not positive.
     """
-    if not n_samples >= 2:
-        raise ValueError(f"n_samples must be at least 2, got {n_samples!r}")
-    if not 0 < timescale < np.inf:
-        raise ValueError(f"timescale must be a finite number above 0, got {timescale!r}")
+    from scipy.ndimage import gaussian_filter1d
+
+    check_counts(at_least=2, n_samples=n_samples)
+    check_numbers(above=0, timescale=timescale)
     margin = int(np.ceil(4 * timescale))  # which the window needs on both sides
     noise = np.random.default_rng(seed).standard_normal(n_samples + 2 * margin)
     signal = gaussian_filter1d(noise, timescale)[margin : margin + n_samples]

@@ -1,8 +1,9 @@
 """Videos made from a seed: a zebra walking to and fro, and a window wandering over a picture."""
 
 import numpy as np
-from scipy.ndimage import map_coordinates
-from scipy.signal import lfilter
+
+from labutils.data.photographs import as_picture
+from labutils.rules import check_counts, check_numbers
 
 _BODY = (  # ellipses of the zebra: centre and half-axes in pixels, from the middle of its body, downwards
     (0.0, 0.0, 9.0, 3.2),
@@ -48,7 +49,9 @@ def zebra_video(n_frames, *, width=64, speed=0.3, noise_std=0.05, seed=0):
     ValueError
         If a number is out of its range.
     """
-    _check_at_least(n_frames=(n_frames, 1), width=(width, 32), speed=(speed, 0), noise_std=(noise_std, 0))
+    check_counts(n_frames=n_frames)
+    check_counts(at_least=32, width=width)
+    check_numbers(at_least=0, speed=speed, noise_std=noise_std)
     rng = np.random.default_rng(seed)
     low, high = _REACH[0], width - 1 - _REACH[1]
     middle = _reflect(rng.uniform(low, high) + np.cumsum(_velocity(n_frames, speed, 40, rng)), low, high)
@@ -100,13 +103,11 @@ def moving_window(image, n_frames, size, *, speed=1.0, turning=0.03, zooming=0.0
     Berkes and Wiskott, "Slow feature analysis yields a rich repertoire of complex cell properties", Journal
     of Vision 5(6):579, 2005.
     """
-    image = np.asarray(image, dtype=float)
-    if image.ndim != 2 or not np.isfinite(image).all():
-        raise ValueError(
-            f"image must be a two-dimensional array of finite numbers, got one of shape {image.shape}"
-        )
-    _check_at_least(n_frames=(n_frames, 1), size=(size, 1), speed=(speed, 0), turning=(turning, 0))
-    _check_at_least(zooming=(zooming, 0), smoothness=(smoothness, 0))
+    from scipy.ndimage import map_coordinates
+
+    image = as_picture(image)
+    check_counts(n_frames=n_frames, size=size)
+    check_numbers(at_least=0, speed=speed, turning=turning, zooming=zooming, smoothness=smoothness)
     reach = _LARGEST_ZOOM * (size - 1) / np.sqrt(2)  # from the middle of the window to its corners
     if 2 * reach > min(image.shape) - 1:
         raise ValueError(
@@ -130,6 +131,8 @@ def moving_window(image, n_frames, size, *, speed=1.0, turning=0.03, zooming=0.0
 
 def _velocity(n, std, correlation_time, rng):
     """A stationary Ornstein-Uhlenbeck process."""
+    from scipy.signal import lfilter
+
     memory = np.exp(-1 / correlation_time) if correlation_time > 0 else 0.0
     start = memory * rng.standard_normal()
     return std * lfilter([np.sqrt(1 - memory**2)], [1, -memory], rng.standard_normal(n), zi=[start])[0]
@@ -141,9 +144,3 @@ def _reflect(walk, low, high):
     if width <= 0:
         return np.full_like(walk, low)
     return low + width - np.abs((walk - low) % (2 * width) - width)
-
-
-def _check_at_least(**numbers):
-    for name, (value, lowest) in numbers.items():
-        if not lowest <= value < np.inf:
-            raise ValueError(f"{name} must be a finite number of at least {lowest}, got {value!r}")

@@ -46,7 +46,7 @@ import torch
 from torch import nn
 
 from labutils import data, training
-from labutils.data import image_sets
+from labutils.data.vision import import_torchvision
 from labutils.experiments import MODELS
 from labutils.recurrent import LSTMModel, RNNModel
 
@@ -154,7 +154,7 @@ def operations(model, n_iters):
 
 def measure_lab(n_iters, seed):
     """Train the six models as the lab does; return times and accuracies."""
-    torchvision = image_sets._torchvision()
+    torchvision = import_torchvision()
     to_tensor = torchvision.transforms.ToTensor()
     root = data.cache_folder()
     train = torchvision.datasets.MNIST(root, train=True, transform=to_tensor)
@@ -289,7 +289,7 @@ def measure(n_iters, seed):
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": image_sets._torchvision().__version__,
+            "torchvision": import_torchvision().__version__,
         },
     }
 

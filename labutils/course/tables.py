@@ -1,0 +1,83 @@
+"""Tables of training runs, filled by training what they lack; they can be stopped at any time and taken up again."""
+
+import time
+from pathlib import Path
+
+import joblib
+import pandas as pd
+
+from labutils.course import files
+from labutils.course.jobs import interruptible
+from labutils.experiments import estimate, read_table, row, runs_of, work
+from labutils.rules import check_counts
+
+
+def fill(runs, table, *, n_jobs=2, device="auto"):
+    """Train the runs that a table lacks, several at a time, one thread each, and add a row for each.
+
+    Parameters
+    ----------
+    runs : list of labutils.experiments.Run
+    table : path-like
+        CSV file; replaced whole after each run, with the rows that are there then, whoever added them.
+    n_jobs : int
+        Processes.
+    device : str
+        As for `labutils.training.pick_device`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is not a positive integer or the device is not there.
+    UsageError
+        If the file is no table of runs.
+    DataError
+        If the whole data set cannot be had: its bundled subset does not stand in here.
+    RunError
+        If the table cannot be written.
+    """
+    check_counts(n_jobs=n_jobs)
+    table = Path(table)
+    files.refuse_unwritable(table.parent)
+    done = set(runs_of(read_table(table)))
+    todo = [run for run in runs if run not in done]
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs are in {table.name} already")
+    if not todo:
+        return read_table(table)
+    minutes = max(1, round(estimate(todo, device) / n_jobs / 60))
+    print(f"{len(todo)} to do, {n_jobs} at a time: about {minutes} minutes", flush=True)
+    todo.sort(key=work, reverse=True)  # the longest first, so that none is left at the end
+    start = time.monotonic()
+    with interruptible():
+        rows = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+            joblib.delayed(row)(run, device) for run in todo
+        )
+        for number, result in enumerate(rows, start=1):
+            _add(result, table, runs)
+            what = {name: result[name] for name in ("model", "learning_rate", "clip_norm", "seed")}
+            settings = " ".join(f"{name}={value}" for name, value in what.items())
+            minutes = (time.monotonic() - start) / 60
+            print(
+                f"[{minutes:5.1f} min] {number}/{len(todo)} {settings}: {result['accuracy']:.2%}", flush=True
+            )
+    return read_table(table)
+
+
+def _add(result, table, runs):
+    """Add a row to a table, unless somebody else has added that run meanwhile."""
+    with files.locked(table):
+        frame = pd.concat([read_table(table), pd.DataFrame([result])], ignore_index=True)
+        frame = frame.loc[~pd.Series(runs_of(frame)).duplicated()]
+        files.replace(table, _in_order(frame, runs).to_csv(index=False))
+
+
+def _in_order(frame, runs):
+    """The rows in the order of the runs; rows of other runs at the end."""
+    place = {run: number for number, run in enumerate(runs)}
+    order = [place.get(run, len(runs)) for run in runs_of(frame)]
+    return frame.iloc[sorted(range(len(frame)), key=order.__getitem__)]
