@@ -82,7 +82,6 @@ BREAKAGES = {
     ("has metadata", "cell 1"): lambda node: node.cells[0].metadata.update(papermill={}),
     ("Python version", ""): lambda node: node.metadata.language_info.update(version="3.11.7"),
     ("kernel python3", ""): lambda node: node.metadata.kernelspec.update(name="my-kernel"),
-    ("is not valid", ""): lambda node: node.cells[1].update(execution_count="first"),
     ("two with the same", ""): lambda node: node.cells[1].update(id=node.cells[0].id),
     ("bytes", ""): _html("word " * 200_000),
     ("clean run", ""): lambda node: node.cells[1].update(execution_count=99),
@@ -113,11 +112,15 @@ BREAKAGES = {
         source="%matplotlib inline"
     ),
     ("has 0 cells tagged parameters", ""): lambda node: _tagged(node, "parameters").metadata.update(tags=[]),
-    ("papermill cannot read", "(seed: int | None"): lambda node: _tagged(node, "parameters").update(
-        source="seed: int | None = 3  # seed"
+    ("holds 'seed: int | None = 3  # seed'", "(seed: int | None"): lambda node: _tagged(
+        node, "parameters"
+    ).update(source="seed: int | None = 3  # seed"),
+    ("holds 'seed: int = 3'", "(seed: int"): lambda node: _tagged(node, "parameters").update(
+        source="seed: int = 3"
     ),
-    ("has no help", "(seed: int"): lambda node: _tagged(node, "parameters").update(source="seed: int = 3"),
-    ("holds 'seed = 3'", "(seed"): lambda node: _tagged(node, "parameters").update(source="seed = 3  # seed"),
+    ("holds 'seed = 3  # seed'", "(seed"): lambda node: _tagged(node, "parameters").update(
+        source="seed = 3  # seed"
+    ),
     ("and rules", "(extra"): lambda node: _tagged(node, "parameters").update(
         source="extra: int = 3  # one too many"
     ),
