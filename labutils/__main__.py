@@ -253,6 +253,9 @@ def student(notebooks, output, solved, force):
       c.ClearSolutions.code_stub = {"python": ""}
       c.Execute.timeout = 1800
 
+    A check gets its point by what it compares, which a fresh process of the same Python judges again: labutils must be
+    installed there, and nothing that a student's cells replace is asked.
+
     Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
     """
     paths = _paths(notebooks)

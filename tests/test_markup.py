@@ -41,6 +41,7 @@ def wrong_output(**data):
         (r"\bigl", "stop iteration"),
         ("", "no available tokens"),
         ("{" * 3000, "recursion"),
+        ("x" * 5001, "it has 5001 characters; 5000 are allowed"),
         ("a}", "the braces do not match"),
         (r"\unknowncommand x", r"\unknowncommand is not known"),
         (r"\text{<script>alert(1)</script>}", "it holds HTML"),
@@ -94,6 +95,7 @@ ACTIVE = {
     '<base href="http://a.example">': "holds <base>",
     "<object data=a></object>": "holds <object>",
     "<svg><script>1</script></svg>": "holds <svg>",
+    "<p>a</p><!-- <b>b</b>": "holds a comment that does not end",
     '<img src="http://a.example/x.png">': "holds src=http://a.example/x.png",
     '<img src="//a.example/x.png">': "holds src=//a.example/x.png",
     '<img src="/etc/passwd">': "holds src=/etc/passwd",
@@ -156,6 +158,8 @@ def test_the_style_that_pandas_gives_each_table_is_not_named():
         ("", '<rect style="fill: url(http://a.example)"/>', False),
         ("", '<set attributeName="href" to="javascript:alert(1)"/>', False),
         ("", "<rect", False),
+        ("", '<?xml-stylesheet href="a.css"?>', False),
+        ("", '<!DOCTYPE svg [<!ENTITY a "b">]>', False),
     ],
 )
 def test_an_svg_only_draws(onload, inner, passive):
@@ -251,6 +255,8 @@ def test_an_image_lies_in_the_notebooks_folder_and_is_one(tmp_path):
     assert (
         markup.wrong_with_image(home / "b.png", home) == "images are PNG, JPEG, GIF, or SVG that only draws"
     )
+    (home / "f.html").write_bytes(b"GIF89a<script>alert(1)</script>")
+    assert markup.wrong_with_image(home / "f.html", home).startswith("images are")
     for name in ("d.png", "e.png", "../c.png", "a.png/x", "x" * 300):
         assert markup.wrong_with_image(home / name, home).startswith(
             ("there is no such file", "it cannot be read")

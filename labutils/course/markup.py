@@ -20,6 +20,7 @@ EXTENSIONS = ("amsmath", "dollarmath")  # of MyST's Markdown
 OUTPUT_TYPES = ("text/html", "image/svg+xml", "image/png", "image/gif", "image/jpeg", "text/markdown", "text/latex",
                 "text/plain")  # fmt: skip
 ACTIVE_TYPES = ("application/javascript", "application/vnd.jupyter.widget-view+json")
+LONGEST_FORMULA = 5000  # the converter's time grows with the square
 LEFT_OUT = "it is left out of the page, unless the site is built with --trust"
 
 _MATHML = {
@@ -101,9 +102,10 @@ def mathml(tex, display="inline"):
     FormulaError
         If the formula cannot be rendered, is not complete or holds an unknown command.
     """
-    with_arg = re.sub(
-        r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", tex
-    )  # the one operator that the converter lacks
+    if len(tex) > LONGEST_FORMULA:
+        raise FormulaError(f"it has {len(tex)} characters; {LONGEST_FORMULA} are allowed")
+    # The one operator that the converter lacks
+    with_arg = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", tex)
     try:
         shown = convert(with_arg, display=display)
     except Exception as error:  # noqa: BLE001 - its own errors are of many kinds, and some are slips
@@ -182,7 +184,7 @@ def is_passive(kind, content):
 
 def is_passive_image(svg):
     """Whether an SVG only draws: no script, no event handler, nothing that is loaded, no foreign content."""
-    if re.search(r"<!(DOCTYPE|ENTITY)[^>]*\[", svg, re.IGNORECASE):
+    if re.search(r"<!ENTITY|<!DOCTYPE[^>]*\[|<\?xml-stylesheet", svg, re.IGNORECASE):
         return False
     try:
         elements = list(ElementTree.fromstring(svg).iter())
@@ -219,9 +221,12 @@ def wrong_with_image(path, home):
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         return f"it cannot be read ({getattr(error, 'strerror', None) or error})"
-    if content.startswith((b"\x89PNG\r\n", b"\xff\xd8", b"GIF8")):
+    kind = path.suffix.lower()
+    if kind in (".png", ".jpg", ".jpeg", ".gif") and content.startswith(
+        (b"\x89PNG\r\n", b"\xff\xd8", b"GIF8")
+    ):
         return None
-    if path.suffix.lower() == ".svg" and is_passive_image(content.decode(errors="replace")):
+    if kind == ".svg" and is_passive_image(content.decode(errors="replace")):
         return None
     return "images are PNG, JPEG, GIF, or SVG that only draws"
 
@@ -364,6 +369,8 @@ def _active(shown):
     if "<" not in shown:
         return
     found = []
+    if shown.rfind("<!--") > shown.rfind("-->"):
+        found.append("a comment that does not end")
     for tag in BeautifulSoup(shown, "html.parser").find_all(True):
         if tag.name not in _TAGS and not (tag.name == "style" and tag.has_attr("scoped")):
             found.append(f"<{tag.name}>")

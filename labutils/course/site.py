@@ -333,6 +333,8 @@ def _shown(data, trust):
             shown[kind] = data[kind]
     if "text/html" in shown:
         shown["text/html"] = markup.html_with_formulas(shown["text/html"])
+        if not trust:  # one by one, so that what one leaves open does not reach into the next
+            shown["text/html"] = markup.clean(shown["text/html"])
     return shown
 
 
@@ -365,7 +367,8 @@ def _front_page(notebooks, source):
     for stem, node in notebooks.items():
         to_read, to_run = minutes(node)
         what = described.get(stem, "")
-        rows.append(f"| [{_title(stem, node)}](<{stem}.ipynb>) | {what} | {to_read or ''} | {to_run or ''} |")
+        title = _title(stem, node).replace("|", r"\|")
+        rows.append(f"| [{title}](<{stem}.ipynb>) | {what} | {to_read or ''} | {to_run or ''} |")
     return opening.strip() + "\n\n" + "\n".join(rows)
 
 
