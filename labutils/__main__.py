@@ -189,7 +189,8 @@ def get_data(dataset, where):
 
 @cli.command()
 @notebooks_argument
-def check(notebooks):
+@click.option("--fix", is_flag=True, help="First normalise the files of the NOTEBOOKs named, in place.")
+def check(notebooks, fix):
     """Check stored NOTEBOOKs (all of the course, if none is named) without running them.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path, so that a changed copy can be checked, too.
@@ -204,11 +205,20 @@ def check(notebooks):
       accessibility  one title, headings without a gap, alt text for every figure and image,
                      lines and marks with a contrast of at least 3:1, in the figure style as well
       vocabulary     tables of symbols and terms at the end, which agree with each other
+      pages          formulas that can be rendered, no directives, scripts or images from elsewhere
 
     Each problem is one line: the notebook, the cell, what is wrong, what is allowed. The exit status is 1 if there
     is any, and 2 if a NOTEBOOK is not there or cannot be read.
+
+    Other editors, such as VS Code and Colab, save notebooks in forms of their own. --fix takes out the metadata that
+    they add and gives each cell an id; text, code, outputs and tags stay as they are.
     """
+    if fix and not notebooks:
+        raise UsageError("--fix changes files, so name the notebooks that it is to change")
     paths = _paths(notebooks)
+    for path in paths if fix else ():
+        if checks.fix(path):
+            click.echo(f"normalised {path}")
     found = [problem for path in paths for problem in checks.problems(path)]
     found += checks.vocabulary_problems(paths) + checks.palette_problems()
     for problem in found:
@@ -243,6 +253,9 @@ def student(notebooks, output, solved, force):
       c.ClearSolutions.code_stub = {"python": ""}
       c.Execute.timeout = 1800
 
+    A check gets its point by what it compares, which a fresh process of the same Python judges again: labutils must be
+    installed there, and nothing that a student's cells replace is asked.
+
     Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
     """
     paths = _paths(notebooks)
@@ -254,18 +267,27 @@ def student(notebooks, output, solved, force):
 @cli.command(name="site")
 @notebooks_argument
 @output_option("Folder of the pages.", default=Path("build/site"), show_default=True)
-def make_site(notebooks, output):
+@click.option(
+    "--trust", is_flag=True, help="Let scripts and active HTML of the notebooks become part of the pages."
+)
+def make_site(notebooks, output, trust):
     """Write NOTEBOOKs (all of them, if none is named) as static pages, with what they store; nothing is executed.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path, so that executed or student copies can be
     published, too. The pages have contents, search, previous and next (also by the arrow keys), and mathematics that
     needs no network. Copy the folder to any web server, or open its index.html from disk.
 
-    Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that an earlier call wrote are
-    replaced; other files in the folder stay, and a page that would replace one of them is refused.
+    What is wrong is named, a line each, with the notebook and the cell, and the exit status is 1 then: formulas that
+    cannot be rendered (the page shows their TeX), links that lead nowhere, and what is left out of the pages. The
+    pages are written all the same. Pages that an earlier call wrote are replaced; other files in the folder stay, and a
+    page that would replace one of them is refused.
+
+    Notebooks may come from anybody: scripts, forms and the like are left out, directives are shown as text, no file
+    is read but images in the notebook's own folder, and a policy in each page lets browsers run no script but the
+    theme's. With --trust, scripts and active HTML become part of the pages, and the policy is left out.
     """
     paths = _paths(notebooks)
-    problems = site.build(paths, output)
+    problems = site.build(paths, output, trust=trust)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(f"Pages: {output / 'index.html'}")

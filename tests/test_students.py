@@ -8,6 +8,7 @@ import contextlib
 import dis
 import io
 import json
+import sys
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -273,7 +274,9 @@ def test_solved_copy_holds_the_solution_between_nbgraders_delimiters(tiny, tmp_p
     cells = nbformat.read(tmp_path / "out" / tiny.name, as_version=4).cells
     assert cells[2].source == f"{STUB}\n\n\n### BEGIN SOLUTION\n# Solution\nanswer = 2 + 2\n### END SOLUTION"
     assert cells[3].outputs[0].text == "right\n"
-    assert cells[3].source.endswith("### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS")
+    check, _, hidden = cells[3].source.partition("\n\n### BEGIN HIDDEN TESTS\n")
+    assert check == CHECK
+    assert hidden.endswith("### END HIDDEN TESTS")
 
 
 @pytest.mark.parametrize("change", [students.without_solutions, students.with_solutions])
@@ -368,6 +371,85 @@ def test_folder_that_cannot_be_made_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write to .*; name another place with --output"):
         students.make([tiny], tmp_path / "file" / "out")
+
+
+CHEATS = {
+    "the check replaced": "lesson.check_exercise = lambda *_, **__: print('right')",
+    "what the check remembers": "lesson.exercises._said[:] = ['right']\nlesson.require_right = lambda: None",
+    "its judgement": "lesson.exercises._feedback = lambda *_: 'right'",
+    "NumPy's comparison": "import numpy; numpy.allclose = lambda *_, **__: True",
+    "NumPy's arrays": "import numpy; numpy.asarray = lambda *_, **__: numpy.zeros(())",
+    "another module of that name": "import sys; sys.modules['labutils.lesson.exercises'] = lesson",
+    "a module beside the notebook": "open('labutils.py', 'w').write(''); open('numpy.py', 'w').write('')",
+    "the name rebound": "import types; lesson = types.SimpleNamespace(check_exercise=lambda *_, **__: print('right'))",
+}
+
+
+def graded(check, tmp_path, monkeypatch, before):
+    """Run what a student's cells hold, and then a check as nbgrader does, its hidden part included."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lesson, "check_exercise", lesson.check_exercise)  # each is put back after the test
+    for module, names in {
+        exercises: ["_feedback"],
+        lesson: ["require_right"],
+        np: ["allclose", "asarray"],
+    }.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setitem(sys.modules, "labutils.lesson.exercises", exercises)
+    namespace = {"__name__": "__main__", "lesson": lesson, "np": np}
+    for source in [*before, check]:
+        exec(source, namespace)  # noqa: S102 - the test's own
+
+
+def hidden(check):
+    """A check cell with the hidden part that a solved copy has."""
+    return check + students.GRADED.format(call=students._last_statement(cell(check), 1))
+
+
+@pytest.mark.parametrize("cheat", ["", *CHEATS.values()], ids=["nothing", *CHEATS])
+def test_grader_gives_nothing_for_a_wrong_answer_whatever_the_students_cells_replace(
+    cheat, tmp_path, monkeypatch
+):
+    with pytest.raises(AssertionError, match="wrong: off by one"):
+        graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = 3", cheat])
+
+
+def test_grader_gives_a_right_answer_its_point_and_an_open_one_none(tmp_path, monkeypatch):
+    graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = 4", *CHEATS.values()])
+    with pytest.raises(AssertionError, match="not done yet"):
+        graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = None"])
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [
+        ("lesson.check_exercise(answer, np.eye(2), mistakes=[(np.ones((2, 2)), 'ones')])", "np.eye(2)"),
+        (
+            "x = 1\nlesson.check_exercise(\n    [answer(v) for v in (1, 2)],\n    [2, 4],\n)",
+            "lambda v: 2 * v",
+        ),
+        ("if answer is not None:\n    lesson.check_exercise(answer, 'PCA', rtol=0)", "' pca '"),
+        ("lesson.check_exercise(answer, np.float32(2.5))", "np.float64(2.5)"),
+        ("lesson.check_exercise(answer, [1.0, 2.0])", "__import__('pandas').Series([1.0, 2.0])"),
+        ("lesson.check_exercise(answer, 2.0)", "__import__('torch').tensor(2.0, requires_grad=True)"),
+    ],
+)
+def test_grader_judges_what_the_check_compares(check, answer, tmp_path, monkeypatch):
+    graded(hidden(check), tmp_path, monkeypatch, [f"answer = {answer}"])
+    with pytest.raises((AssertionError, TypeError)):
+        graded(
+            hidden(check),
+            tmp_path,
+            monkeypatch,
+            ["answer = lambda v: v" if "lambda" in answer else "answer = 7"],
+        )
+
+
+def test_grader_gives_nothing_for_a_check_that_compares_nothing(tmp_path, monkeypatch):
+    check = hidden(f"if answer:\n    {CHECK}")
+    with pytest.raises(AssertionError, match="not done yet"):
+        graded(check, tmp_path, monkeypatch, ["answer = None"])
 
 
 def test_grader_gives_nothing_for_a_check_that_did_not_say_right(capsys):

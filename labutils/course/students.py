@@ -19,8 +19,35 @@ from labutils.course.notebook import parse, read, tags
 from labutils.errors import ExerciseError, UsageError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-# nbgrader gives no points to a check that raises, and takes this part out of what it hands out.
-GRADED = "\n\n### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS"
+# nbgrader gives no points to a check that raises, and takes this part out of what it hands out. What the check compares
+# is compared again in a fresh process (-I: without files of this folder): the cells above may have replaced anything here.
+GRADED = """
+
+### BEGIN HIDDEN TESTS
+def _grade(call):
+    import json, subprocess, sys, types
+
+    said = []
+    judge = "import importlib.util, json, runpy, sys; package = importlib.util.find_spec('labutils'); "
+    judge += "room = runpy.run_path(package.submodule_search_locations[0] + '/lesson/exercises.py'); "
+    judge += "arguments, settings = json.load(sys.stdin); room['check_exercise'](*arguments, **settings)"
+
+    def as_lists(value):
+        return (value if hasattr(value, "tolist") else value.to_numpy()).tolist()
+
+    def ask(*arguments, **settings):
+        asked = json.dumps([arguments, settings], default=as_lists)
+        command = [sys.executable, "-I", "-c", judge]
+        judged = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+        said.append((judged.stdout or judged.stderr).strip())
+
+    exec(call, {{**globals(), "lesson": types.SimpleNamespace(check_exercise=ask)}})
+    if set(said) != {{"right"}}:
+        raise AssertionError(", ".join(said) or "not done yet, or not in the form that was asked for")
+
+
+_grade({call!r})
+### END HIDDEN TESTS"""
 
 
 @dataclass
@@ -102,7 +129,7 @@ def with_solutions(node):
         stub, check, solution = (node.cells[i] for i in (exercise.stub, exercise.check, exercise.solution))
         _mark(node, exercise)
         stub.source += f"\n\n\n{BEGIN}\n{filling(check, solution, exercise.number)}\n{END}"
-        check.source += GRADED
+        check.source += GRADED.format(call=_last_statement(check, exercise.number))
         check.outputs = solution.outputs
     return _without(node, found)
 
@@ -168,6 +195,10 @@ def filling(check, solution, which=0):
             "statement, word for word"
         )
     return "\n".join(solution.source.splitlines()[: solved[-1].lineno - 1]).strip()
+
+
+def _last_statement(cell, which):
+    return "\n".join(cell.source.splitlines()[_body(cell, which)[-1].lineno - 1 :])
 
 
 def _body(cell, which):
