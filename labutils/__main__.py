@@ -142,27 +142,37 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
         raise UsageError(
             f"run takes one set of parameters for {several[0].stem}; labutils sweep takes several"
         )
-    folder = files.Folder(output, sources=paths)
+    folder = files.Folder(output, "run", sources=paths)
     folder.check(["results.csv", *(f"pages/{name}.html" for name in ("index", *(p.stem for p in paths)))])
     planned = running.plan(chosen, folder, prefix="notebooks/", again=True)
     running.execute(planned, folder, n_jobs=jobs, timeout=timeout, cwd=cwd)
-    _publish(folder)
+    problems = _publish(folder)
+    for problem in problems:
+        click.echo(problem, err=True)
     click.echo(f"Pages:   {output / 'pages' / 'index.html'}\nResults: {output / 'results.csv'}")
     _end_with_failures(planned, output)
+    if problems:
+        sys.exit(1)
 
 
 def _publish(folder):
     """Write the table of results and the pages of all notebooks that runs have left in a folder."""
     frame = records.collect(folder.path / "notebooks")
-    folder.write({"results.csv": frame.to_csv(index=False)})
+    problems = frame.attrs["problems"]
+    try:
+        folder.write({"results.csv": frame.to_csv(index=False)})
+    except UsageError as error:  # somebody has changed it since the runs began
+        problems.append(str(error))
     written = set(folder.written())
     shown = [
         path
         for path in records.executed(folder.path / "notebooks")
         if path.relative_to(folder.path).as_posix() in written
     ]
-    for problem in site.build(shown, folder.path, prefix="pages/"):
-        click.echo(problem, err=True)
+    try:
+        return problems + site.build(shown, folder, prefix="pages/")
+    except UsageError as error:
+        return [*problems, str(error)]
 
 
 def _end_with_failures(planned, output):
@@ -367,7 +377,7 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
     if cluster is not None and jobs:
         raise UsageError("--jobs is for this machine; a cluster runs as many at a time as it has workers")
     paths = dict.fromkeys(_paths(notebooks))
-    folder = files.Folder(output, sources=paths)
+    folder = files.Folder(output, "sweep", sources=paths)
     planned = running.plan(_chosen(paths, quick, file, pairs, grid), folder)
     todo = [job for job in planned if job.state != "finished"]
     if dry_run:
@@ -421,15 +431,18 @@ def collect(folder, output, plot, x, y, by):
         click.echo(f"left out: {problem}", err=True)
     if frame.empty:
         raise RunError(f"no executed notebook in {folder} holds a record")
-    if plot:  # the names are checked before anything is written
+    if plot:  # everything is checked before anything is written
+        figures = files.Folder(plot.parent, "collect", option="--plot")
+        figures.check([plot.name])
         drawn, means = records.plot(frame, x, y, by, kind=plot.suffix)
     if output:
-        files.Folder(output.parent).write({output.name: records.table(frame, kind=output.suffix)})
+        content = records.table(frame, kind=output.suffix)
+        files.Folder(output.parent, "collect").write({output.name: content})
     click.echo(records.summary(frame, n_failed=len(records.executed(folder, failed=True))))
     if output:
         click.echo(f"Table: {output}")
     if plot:
-        files.Folder(plot.parent).write({plot.name: drawn})
+        figures.write({plot.name: drawn})
         click.echo(f"{means}\nFigure: {plot}")
 
 
@@ -453,6 +466,10 @@ def main():
     """Run the command line; bad input ends in one sentence and an exit status that is not zero."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _end("the working directory is no longer there; change to another", 1)
     try:
         if os.environ.get("LABUTILS_DATA"):
             data.settle_cache()  # for kernels, too, which run in other folders

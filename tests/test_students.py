@@ -188,6 +188,8 @@ def cell(source):
     [
         (CHECK, SOLUTION, "# Solution\nanswer = 2 + 2"),
         (f"x = 1\n{CHECK}", f"answer = 4  # why\n\n{CHECK}", "answer = 4  # why"),
+        (CHECK, f"word = 'a\u2028b'\x0c\nanswer = 4\n{CHECK}", "word = 'a\u2028b'\x0c\nanswer = 4"),
+        (CHECK, f"x = 1\r\nanswer = 4\r\n{CHECK}", "x = 1\nanswer = 4"),
         (
             "lesson.check_exercise(\n    [f(x) for x in (1, 2)], [2, 4]\n)",
             "def f(x):\n    return 2 * x\n\n\nlesson.check_exercise([f(x) for x in (1, 2)], [2, 4])",
@@ -212,6 +214,9 @@ def test_the_filling_is_the_solution_without_the_last_statement_of_the_check(che
         ),
         (CHECK, f"{CHECK}\nanswer = 4", "word for word"),
         (CHECK, "", "word for word"),
+        (CHECK, f"answer = 4; {CHECK}", "on lines of its own"),
+        (CHECK, f"if True:\n    answer = 4\n    {CHECK}", "word for word"),
+        (CHECK, f"!ls \\\n  -l\nanswer = 4\n{CHECK}", "a cell is not Python"),
         (CHECK, "answer = 4 4", "a cell is not Python"),
         ("print((", SOLUTION, "a cell is not Python"),
     ],
@@ -323,7 +328,7 @@ def test_copy_that_differs_is_replaced_only_when_forced_and_then_all_or_none(tin
     other.write_bytes(tiny.read_bytes())
     result = student(other, tiny, "-o", out)
     assert isinstance(result.exception, UsageError)
-    assert "is there already, and was not written by labutils or has been changed since" in str(
+    assert "is there already, and was not written by labutils student or has been changed since" in str(
         result.exception
     )
     assert (out / tiny.name).read_text() == answered
@@ -356,6 +361,11 @@ def test_two_notebooks_of_one_name_are_refused(tiny, tmp_path):
         (2, {"source": "answer = 4"}, "50_tiny, exercise 1: before the check there must be a stub"),
         (2, {"source": "other = None"}, "50_tiny, exercise 1: before the check there must be a stub"),
         (3, {"metadata": {}}, "50_tiny, exercise 1: the code cell before a solution must be its check"),
+        (
+            4,
+            {"metadata": {"tags": ["solution"]}},
+            "50_tiny, cell 5 is tagged solution, but only a code cell can be",
+        ),
     ],
 )
 def test_lesson_whose_exercise_has_another_shape_is_refused(number, change, sentence, tiny, tmp_path):

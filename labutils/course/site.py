@@ -156,7 +156,7 @@ def build(paths, output, prefix="", *, trust=False):
     ----------
     paths : list of path-like
         The notebooks, in the order of the pages. What they store is shown; nothing is executed.
-    output : path-like
+    output : path-like or labutils.course.files.Folder
         Folder of the pages. What an earlier call wrote there is replaced; other files stay.
     prefix : str
         Beginning of the names of the pages in the folder, such as ``pages/``.
@@ -180,7 +180,7 @@ def build(paths, output, prefix="", *, trust=False):
     """
     paths = [Path(path) for path in paths]
     check_page_names(paths)
-    folder = files.Folder(output, sources=paths)
+    folder = output if isinstance(output, files.Folder) else files.Folder(output, "site", sources=paths)
     folder.check(f"{prefix}{path.stem}.html" for path in [*paths, *map(Path, OTHER_PAGES)])
     with tempfile.TemporaryDirectory(prefix="labutils-site-") as temporary:
         source, pages = Path(temporary).resolve() / "source", Path(temporary).resolve() / "pages"
