@@ -161,7 +161,7 @@ def test_temporary_files_of_a_killed_process_are_removed_and_of_a_living_one_kep
 def test_many_processes_may_write_to_one_folder(tmp_path):
     source = (
         "import sys; from labutils.course import files\n"
-        "for n in range(30): files.Folder(sys.argv[1], "test").write({f'{sys.argv[2]}-{n}': 'x', sys.argv[2]: str(n)})"
+        "for n in range(30): files.Folder(sys.argv[1], 'test').write({f'{sys.argv[2]}-{n}': 'x', sys.argv[2]: str(n)})"
     )
     command = [sys.executable, "-c", source, str(tmp_path)]
     running = [subprocess.Popen([*command, name]) for name in "abc"]
@@ -446,7 +446,18 @@ def test_collect_writes_table_and_figure_or_neither(labutils, tmp_path):
     path, figure = lesson_in(tmp_path / "mine"), tmp_path / "figure.png"
     assert labutils("sweep", path, "-g", "n=1,2", "-o", tmp_path / "runs")[0] == 0
     figure.write_text("theirs")
-    command = ("collect", tmp_path / "runs", "-o", tmp_path / "t.csv", "--plot", figure, "-x", "n", "-y", "square")
+    command = (
+        "collect",
+        tmp_path / "runs",
+        "-o",
+        tmp_path / "t.csv",
+        "--plot",
+        figure,
+        "-x",
+        "n",
+        "-y",
+        "square",
+    )
     status, _, errors = labutils(*command)
     assert (status, "name another place with --plot" in errors) == (2, True)
     assert not (tmp_path / "t.csv").exists()
