@@ -1,6 +1,7 @@
 # make run    executes the course: notebooks, pages and results in build/   (QUICK=1: small values, bundled data)
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
 # make test-browser  lessons in a real JupyterLab, in Chromium (root gets it installed where there is none)
+# make fuzz   the property tests for an hour, on other examples each time
 # make verify every stored output compared at the default parameters, and the fetching of data
 # make tables trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
 # make site   writes the course as static pages into build/site
@@ -15,7 +16,7 @@ NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-key
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 
-.PHONY: run test test-browser verify install venv lock site lab outputs tables bench clean
+.PHONY: run test fuzz test-browser verify install venv lock site lab outputs tables bench clean
 
 run: install
 	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
@@ -24,6 +25,9 @@ test: install
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not network" --ignore=tests/browser tests
 	$(NBVAL) -q --quick --nbval-cell-timeout=300
+
+fuzz: install
+	FUZZ_EXAMPLES=50000 $(BIN)/pytest -q -n 2 $(shell grep -l "^@fuzz" tests/*.py)
 
 test-browser: install
 	$(BIN)/python tests/browser/find_chromium.py

@@ -5,7 +5,8 @@ import json
 
 import nbformat
 import pytest
-from hypothesis import given, settings
+from fuzz import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_notebook
 
@@ -218,7 +219,7 @@ def places(value, path=()):
     return found
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(place=st.sampled_from(places(GOOD)), value=values)
 def test_a_notebook_with_any_value_in_any_place_is_read_or_refused_in_a_sentence(
     place, value, tmp_path_factory

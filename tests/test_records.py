@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from fuzz import fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -284,7 +285,7 @@ scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(a
 rows = st.dictionaries(names, scalars | st.lists(scalars, max_size=2), max_size=4)
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(st.lists(st.tuples(rows, rows), min_size=1, max_size=4), names, names, st.none() | names)
 def test_no_records_break_the_table_the_summary_or_the_plot(recorded, x, y, by):
     runs = [

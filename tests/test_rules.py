@@ -3,7 +3,8 @@
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from fuzz import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from labutils.rules import Rule, as_rule, check_counts, check_name, check_numbers
@@ -89,19 +90,19 @@ def test_words_become_what_they_are_written_as(kind, text, value):
     assert (type(parsed), parsed) == (type(value), value)
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(st.integers())
 def test_every_whole_number_is_read_as_it_is_written(number):
     assert Rule(int).parse(str(number)) == number
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(st.floats(allow_nan=False))
 def test_every_number_is_read_as_it_is_written(number):
     assert Rule(float).parse(repr(number)) == number
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(st.text(max_size=30), st.sampled_from([int, float, bool, str]))
 def test_no_text_breaks_a_rule(text, kind):
     rule = Rule(kind, 0, 9, words=("a",))

@@ -2,7 +2,8 @@
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from fuzz import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from labutils.course.settings import Plain, parse, read
@@ -75,7 +76,7 @@ def test_files_that_are_none_are_refused(tmp_path):
             read(tmp_path / name)
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
+@fuzz
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"%@`#,? \n\t\\0159.~<é\u2028"), max_size=60))
 def test_no_text_ends_in_anything_but_a_sentence(text):
     try:
@@ -91,7 +92,7 @@ plain = st.text(alphabet="abcdefgh_xyz", min_size=3, max_size=8).filter(
 )
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@fuzz
 @given(st.dictionaries(plain, st.one_of(plain, st.lists(plain, max_size=3)), min_size=1))
 def test_what_yaml_writes_is_read_back(values):
     assert parse(yaml.safe_dump(values), "f") == values
