@@ -94,6 +94,26 @@ def test_topographic_ica_gives_the_data_back(hard):
     np.testing.assert_allclose(model.components_ @ model.mixing_, np.eye(rank), atol=1e-4)
 
 
+@quiet
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 123456789.1])
+def test_a_constant_stays_one_however_many_samples_there_are(constant):
+    """The mean of 200,000 equal numbers is off by thousands of roundings."""
+    X = np.column_stack([np.random.default_rng(0).laplace(size=(200_000, 2)), np.full(200_000, constant)])
+    assert abs(X.mean(axis=0)[2] / constant - 1) > 1e-14
+    for method, transform in _unmixings(X).items():
+        assert transform(X[:9] if method != "whiten, 02" else X).shape[1] == 2, method
+    with pytest.raises(ValueError, match="below the data's rank, 2, got 2"):
+        LESSONS["01"]["ppca_ml"](X, 2)
+    with pytest.raises(ValueError, match="a feature is constant"):
+        LESSONS["01"]["fa_em"](X, 1, 0)
+    with pytest.raises(ValueError, match="constant"):
+        LESSONS["05"]["delta"](X)
+    with pytest.raises(ValueError, match="constant"):
+        LESSONS["02"]["pca_svd"](X[:, 2:], 1)
+    with pytest.raises(ValueError, match="constant"):
+        LESSONS["03"]["match_sources"](X, X)
+
+
 CONSTANT = {
     "ones": np.ones((30, 3)),
     "large": np.full((30, 3), 123456789.1),
