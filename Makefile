@@ -2,19 +2,20 @@
 # make test   lint, unit tests, static notebook checks, every notebook with quick values
 # make test-browser  lessons in a real JupyterLab, in Chromium (root gets it installed where there is none)
 # make verify every stored output compared at the default parameters, and the fetching of data
-# make sweep  trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
+# make tables trains the runs that notebooks/results/ lacks (a bit more than an hour from nothing; can be interrupted and taken up again)
 # make site   writes the course as static pages into build/site
-# make lab    opens JupyterLab at notebook 00
+# make lab    opens JupyterLab at notebook 00, on this machine only, with its token
+# make lock   writes the two lists of tested versions anew from pyproject.toml (needs uv)
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS = 1
 
-NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill \
+NBSTRIPOUT := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys "metadata.papermill metadata.labutils \
 	metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 NBVAL := $(BIN)/pytest --nbval -n 2 --dist loadfile notebooks
 
-.PHONY: run test test-browser verify install site lab outputs sweep bench clean
+.PHONY: run test test-browser verify install venv lock site lab outputs tables bench clean
 
 run: install
 	$(BIN)/labutils run --output build $(if $(QUICK),--quick)
@@ -34,11 +35,28 @@ verify: install
 
 install: .venv/installed
 
-.venv/installed: requirements-lock.txt pyproject.toml
+# Everything is checked against its hash but PyTorch, which is another file for each index (CPU, CUDA, platform);
+# the second call of pip finds the rest installed and takes PyTorch in the version that the lock says.
+.venv/installed: requirements-hashes.txt requirements-lock.txt pyproject.toml
 	@echo "Installing into .venv (one to three minutes)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements-lock.txt --editable .
+	@$(MAKE) --no-print-directory venv
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-hashes.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-lock.txt --no-build-isolation --editable .
 	touch $@
+
+# An installation that was interrupted is taken up: .venv may have no pip yet (nor has one made by uv), and pip
+# takes a package for installed that it was about to copy, of which only the list of its files is missing.
+venv:
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@find .venv/lib -name '*.dist-info' '!' -exec test -e '{}/RECORD' ';' -prune -exec rm -r '{}' +
+	@test -e $(BIN)/activate && $(BIN)/python -m pip show --quiet pip 2>/dev/null || $(BIN)/python -m venv .venv
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11.5 --no-annotate --custom-compile-command "make lock" \
+		--all-extras pyproject.toml --output-file requirements-lock.txt
+	uv pip compile --quiet --universal --python-version 3.11.5 --no-annotate --custom-compile-command "make lock" \
+		--no-deps --generate-hashes --no-emit-package torch --no-emit-package torchvision \
+		requirements-lock.txt --output-file requirements-hashes.txt
 
 lab: install
 	LABUTILS_DATA="$$($(BIN)/python -m labutils data --where)" $(BIN)/jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) \
@@ -53,7 +71,7 @@ outputs: install
 	cp build/notebooks/[0-9][0-9]_*.ipynb notebooks/
 	$(NBSTRIPOUT) notebooks/*.ipynb
 
-sweep: install
+tables: install
 	$(BIN)/labutils train six_models
 	$(BIN)/labutils train long_runs
 	$(BIN)/labutils train recipe_search

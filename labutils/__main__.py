@@ -142,27 +142,37 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
         raise UsageError(
             f"run takes one set of parameters for {several[0].stem}; labutils sweep takes several"
         )
-    folder = files.Folder(output, sources=paths)
+    folder = files.Folder(output, "run", sources=paths)
     folder.check(["results.csv", *(f"pages/{name}.html" for name in ("index", *(p.stem for p in paths)))])
     planned = running.plan(chosen, folder, prefix="notebooks/", again=True)
     running.execute(planned, folder, n_jobs=jobs, timeout=timeout, cwd=cwd)
-    _publish(folder)
+    problems = _publish(folder)
+    for problem in problems:
+        click.echo(problem, err=True)
     click.echo(f"Pages:   {output / 'pages' / 'index.html'}\nResults: {output / 'results.csv'}")
     _end_with_failures(planned, output)
+    if problems:
+        sys.exit(1)
 
 
 def _publish(folder):
     """Write the table of results and the pages of all notebooks that runs have left in a folder."""
     frame = records.collect(folder.path / "notebooks")
-    folder.write({"results.csv": frame.to_csv(index=False)})
+    problems = frame.attrs["problems"]
+    try:
+        folder.write({"results.csv": frame.to_csv(index=False)})
+    except UsageError as error:  # somebody has changed it since the runs began
+        problems.append(str(error))
     written = set(folder.written())
     shown = [
         path
         for path in records.executed(folder.path / "notebooks")
         if path.relative_to(folder.path).as_posix() in written
     ]
-    for problem in site.build(shown, folder.path, prefix="pages/"):
-        click.echo(problem, err=True)
+    try:
+        return problems + site.build(shown, folder, prefix="pages/")
+    except UsageError as error:
+        return [*problems, str(error)]
 
 
 def _end_with_failures(planned, output):
@@ -189,7 +199,8 @@ def get_data(dataset, where):
 
 @cli.command()
 @notebooks_argument
-def check(notebooks):
+@click.option("--fix", is_flag=True, help="First normalise the files of the NOTEBOOKs named, in place.")
+def check(notebooks, fix):
     """Check stored NOTEBOOKs (all of the course, if none is named) without running them.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path, so that a changed copy can be checked, too.
@@ -204,11 +215,20 @@ def check(notebooks):
       accessibility  one title, headings without a gap, alt text for every figure and image,
                      lines and marks with a contrast of at least 3:1, in the figure style as well
       vocabulary     tables of symbols and terms at the end, which agree with each other
+      pages          formulas that can be rendered, no directives, scripts or images from elsewhere
 
     Each problem is one line: the notebook, the cell, what is wrong, what is allowed. The exit status is 1 if there
     is any, and 2 if a NOTEBOOK is not there or cannot be read.
+
+    Other editors, such as VS Code and Colab, save notebooks in forms of their own. --fix takes out the metadata that
+    they add and gives each cell an id; text, code, outputs and tags stay as they are.
     """
+    if fix and not notebooks:
+        raise UsageError("--fix changes files, so name the notebooks that it is to change")
     paths = _paths(notebooks)
+    for path in paths if fix else ():
+        if checks.fix(path):
+            click.echo(f"normalised {path}")
     found = [problem for path in paths for problem in checks.problems(path)]
     found += checks.vocabulary_problems(paths) + checks.palette_problems()
     for problem in found:
@@ -243,6 +263,9 @@ def student(notebooks, output, solved, force):
       c.ClearSolutions.code_stub = {"python": ""}
       c.Execute.timeout = 1800
 
+    A check gets its point by what it compares, which a fresh process of the same Python judges again: labutils must be
+    installed there, and nothing that a student's cells replace is asked.
+
     Copies are written all or none, never among the solved notebooks, and never over a copy that differs.
     """
     paths = _paths(notebooks)
@@ -254,18 +277,27 @@ def student(notebooks, output, solved, force):
 @cli.command(name="site")
 @notebooks_argument
 @output_option("Folder of the pages.", default=Path("build/site"), show_default=True)
-def make_site(notebooks, output):
+@click.option(
+    "--trust", is_flag=True, help="Let scripts and active HTML of the notebooks become part of the pages."
+)
+def make_site(notebooks, output, trust):
     """Write NOTEBOOKs (all of them, if none is named) as static pages, with what they store; nothing is executed.
 
     A notebook is named by number (9), stem (09_lstm_mnist) or path, so that executed or student copies can be
     published, too. The pages have contents, search, previous and next (also by the arrow keys), and mathematics that
     needs no network. Copy the folder to any web server, or open its index.html from disk.
 
-    Links that lead nowhere are named, a line each, and the exit status is 1 then. Pages that an earlier call wrote are
-    replaced; other files in the folder stay, and a page that would replace one of them is refused.
+    What is wrong is named, a line each, with the notebook and the cell, and the exit status is 1 then: formulas that
+    cannot be rendered (the page shows their TeX), links that lead nowhere, and what is left out of the pages. The
+    pages are written all the same. Pages that an earlier call wrote are replaced; other files in the folder stay, and a
+    page that would replace one of them is refused.
+
+    Notebooks may come from anybody: scripts, forms and the like are left out, directives are shown as text, no file
+    is read but images in the notebook's own folder, and a policy in each page lets browsers run no script but the
+    theme's. With --trust, scripts and active HTML become part of the pages, and the policy is left out.
     """
     paths = _paths(notebooks)
-    problems = site.build(paths, output)
+    problems = site.build(paths, output, trust=trust)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(f"Pages: {output / 'index.html'}")
@@ -345,7 +377,7 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
     if cluster is not None and jobs:
         raise UsageError("--jobs is for this machine; a cluster runs as many at a time as it has workers")
     paths = dict.fromkeys(_paths(notebooks))
-    folder = files.Folder(output, sources=paths)
+    folder = files.Folder(output, "sweep", sources=paths)
     planned = running.plan(_chosen(paths, quick, file, pairs, grid), folder)
     todo = [job for job in planned if job.state != "finished"]
     if dry_run:
@@ -399,15 +431,18 @@ def collect(folder, output, plot, x, y, by):
         click.echo(f"left out: {problem}", err=True)
     if frame.empty:
         raise RunError(f"no executed notebook in {folder} holds a record")
-    if plot:  # the names are checked before anything is written
+    if plot:  # everything is checked before anything is written
+        figures = files.Folder(plot.parent, "collect", option="--plot")
+        figures.check([plot.name])
         drawn, means = records.plot(frame, x, y, by, kind=plot.suffix)
     if output:
-        files.Folder(output.parent).write({output.name: records.table(frame, kind=output.suffix)})
+        content = records.table(frame, kind=output.suffix)
+        files.Folder(output.parent, "collect").write({output.name: content})
     click.echo(records.summary(frame, n_failed=len(records.executed(folder, failed=True))))
     if output:
         click.echo(f"Table: {output}")
     if plot:
-        files.Folder(plot.parent).write({plot.name: drawn})
+        figures.write({plot.name: drawn})
         click.echo(f"{means}\nFigure: {plot}")
 
 
@@ -431,6 +466,10 @@ def main():
     """Run the command line; bad input ends in one sentence and an exit status that is not zero."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _end("the working directory is no longer there; change to another", 1)
     try:
         if os.environ.get("LABUTILS_DATA"):
             data.settle_cache()  # for kernels, too, which run in other folders

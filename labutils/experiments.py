@@ -283,6 +283,9 @@ def read_table(table):
     missing = {field.name for field in fields(Run) if field.default is MISSING} - set(frame)
     if missing:
         raise UsageError(f"{table} is no table of runs: it has no column {', '.join(sorted(missing))}")
+    unknown = set(frame["model"].astype(str)) - set(MODELS)
+    if unknown:
+        raise UsageError(f"{table} has the model {min(unknown)}; there are {', '.join(MODELS)}")
     return frame
 
 
@@ -292,7 +295,10 @@ def runs_of(frame):
     if frame.empty:
         return []
     settings = frame[names].astype(object).where(frame[names].notna(), None)
-    return [Run(**dict(zip(names, values, strict=True))) for values in settings.itertuples(index=False)]
+    return [
+        Run(**{name: value for name, value in zip(names, values, strict=True) if value is not None})
+        for values in settings.itertuples(index=False)
+    ]
 
 
 def work(run):

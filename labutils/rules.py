@@ -9,8 +9,9 @@ from dataclasses import dataclass
 FORM = (
     "(int, lowest, highest, default), (float, lowest, highest, default), (bool, default) or a tuple of words"
 )
-_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
-_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf|nan")
+_DIGITS = r"(?:0|[1-9](?:_?[0-9]){0,399})"  # no zeros in front, and no more digits than a number can have
+_WHOLE = re.compile(rf"[+-]?{_DIGITS}")
+_NUMBER = re.compile(rf"[+-]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,4}})?|[+-]?inf|nan")
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ def test_two_that_fill_one_table_lose_no_row(tmp_path):
     ("text", "sentence"),
     [
         ("", "runs.csv cannot be read as a table of runs"),
+        ("model,learning_rate,seed\nFOO,1,2\n", "runs.csv has the model FOO; there are RNN A"),
         ("name,age\nA,3\n", "runs.csv is no table of runs: it has no column learning_rate, model, seed"),
         ('model,seed\n"A,3\n', "runs.csv cannot be read as a table of runs"),
         ("\x00\x01", "runs.csv"),
@@ -190,6 +191,29 @@ def test_a_table_of_somebody_is_refused_and_kept(text, sentence, tmp_path):
     with pytest.raises(UsageError, match=sentence):
         tables.fill([TINY], table, n_jobs=1)
     assert table.read_text() == text
+
+
+def test_what_somebody_has_written_into_a_table_stays_as_it_is(tmp_path):
+    table = tmp_path / "real" / "runs.csv"
+    tables.fill([tiny(seed=1)], table, n_jobs=1)
+    header, row = table.read_text().splitlines()
+    mine = f"{header},note\n{row},007\n{row},NA\n{row},1.10\n"
+    table.write_text(mine)
+    table.chmod(0o600)
+    (tmp_path / "link.csv").symlink_to(table)
+    tables.fill([tiny(seed=1), tiny(seed=2)], tmp_path / "link.csv", n_jobs=1)
+    assert table.read_text().startswith(mine)
+    assert len(table.read_text().splitlines()) == 5
+    assert (tmp_path / "link.csv").is_symlink()
+    assert table.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_table_of_an_older_version_lacks_columns_and_repeats_no_run(tmp_path):
+    table = tmp_path / "runs.csv"
+    frame = tables.fill([tiny(seed=1)], table, n_jobs=1)
+    frame.drop(columns=["optimizer", "xavier", "one_cycle", "validation"]).to_csv(table, index=False)
+    after = tables.fill([tiny(seed=2), tiny(seed=1)], table, n_jobs=1)
+    assert experiments.runs_of(after) == [tiny(seed=2), tiny(seed=1)]
 
 
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path):

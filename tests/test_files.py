@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import nbformat
 import pytest
@@ -15,7 +16,7 @@ from labutils import NOTEBOOKS
 from labutils.course import files
 from labutils.errors import RunError, UsageError
 
-FOREIGN = "is there already, and was not written by labutils or has been changed since"
+FOREIGN = "or has been changed since; move it away, or name another place with --"
 
 
 def content(folder):
@@ -31,9 +32,9 @@ def content(folder):
 
 
 def test_files_are_written_and_replaced_while_they_are_as_they_were_written(tmp_path):
-    folder = files.Folder(tmp_path / "new" / "out")
+    folder = files.Folder(tmp_path / "new" / "out", "test")
     folder.write({"a.txt": "one", "below/b.bin": b"\x00"})
-    files.Folder(tmp_path / "new" / "out").write({"a.txt": "two"})
+    files.Folder(tmp_path / "new" / "out", "test").write({"a.txt": "two"})
     assert content(folder.path) == {"a.txt": b"two", "below/b.bin": b"\x00"}
     assert sorted(folder.written()) == ["a.txt", "below/b.bin"]
     assert names(folder.path) == ["a.txt", "below"]  # no temporary file is left
@@ -41,7 +42,7 @@ def test_files_are_written_and_replaced_while_they_are_as_they_were_written(tmp_
 
 @pytest.mark.parametrize("what", ["foreign", "changed", "link", "folder", "dead link"])
 def test_what_is_not_ours_is_refused_and_nothing_is_written(what, tmp_path):
-    folder = files.Folder(tmp_path / "out")
+    folder = files.Folder(tmp_path / "out", "test")
     folder.write({"a.txt": "one"} if what == "changed" else {"z.txt": "one"})
     target = folder.path / "a.txt"
     if what in ("foreign", "changed"):
@@ -63,14 +64,24 @@ def test_what_is_not_ours_is_refused_and_nothing_is_written(what, tmp_path):
 
 def test_the_same_content_is_no_conflict_and_force_replaces(tmp_path):
     (tmp_path / "a.txt").write_text("one")
-    files.Folder(tmp_path).write({"a.txt": "one"})
+    files.Folder(tmp_path, "test").write({"a.txt": "one"})
     (tmp_path / "a.txt").write_text("theirs")
-    files.Folder(tmp_path).write({"a.txt": "two"}, force=True)
+    files.Folder(tmp_path, "test").write({"a.txt": "two"}, force=True)
     assert (tmp_path / "a.txt").read_text() == "two"
 
 
+def test_force_replaces_all_or_none(tmp_path):
+    folder = files.Folder(tmp_path, "test")
+    (tmp_path / "b.txt").mkdir()
+    (tmp_path / "a.txt").write_text("answers")
+    with pytest.raises(UsageError, match=FOREIGN):
+        folder.write({"a.txt": "new", "b.txt": "new"}, force=True)
+    assert (tmp_path / "a.txt").read_text() == "answers"
+    assert names(tmp_path) == ["a.txt", "b.txt"]
+
+
 def test_only_our_unchanged_files_and_empty_folders_are_removed(tmp_path):
-    folder = files.Folder(tmp_path)
+    folder = files.Folder(tmp_path, "test")
     folder.write({"x/a": "1", "x/b": "2", "y/z/c": "3"})
     (tmp_path / "x" / "b").write_text("theirs")
     folder.remove(["x/a", "x/b", "y/z/c", "none"])
@@ -79,7 +90,7 @@ def test_only_our_unchanged_files_and_empty_folders_are_removed(tmp_path):
 
 
 def test_replacing_all_keeps_what_others_put_there(tmp_path):
-    folder = files.Folder(tmp_path)
+    folder = files.Folder(tmp_path, "test")
     folder.replace_all({"index.html": "1", "old.html": "1", "s/a.css": "1"}, "pages/")
     folder.write({"other": "1"})
     (tmp_path / "pages" / "CNAME").write_text("theirs")
@@ -97,7 +108,7 @@ def test_replacing_all_keeps_what_others_put_there(tmp_path):
     "damage", ["", "[]", '{"file": 3}', "\x00", '{"file": "a.txt", "sha256": ["x"]}\n[1]']
 )
 def test_a_damaged_list_makes_nothing_ours(damage, tmp_path):
-    folder = files.Folder(tmp_path)
+    folder = files.Folder(tmp_path, "test")
     folder.write({"a.txt": "one"})
     (tmp_path / files.LIST).write_text(damage)
     with pytest.raises(UsageError, match=FOREIGN):
@@ -108,7 +119,7 @@ def test_a_damaged_list_makes_nothing_ours(damage, tmp_path):
 
 
 def test_a_list_whose_last_line_a_power_cut_left_open_serves_on(tmp_path):
-    folder = files.Folder(tmp_path)
+    folder = files.Folder(tmp_path, "test")
     folder.write({"a.txt": "one"})
     with (tmp_path / files.LIST).open("a") as file:
         file.write('{"file": "c.tx')
@@ -117,7 +128,7 @@ def test_a_list_whose_last_line_a_power_cut_left_open_serves_on(tmp_path):
 
 
 def test_a_full_disk_leaves_all_or_none(tmp_path, monkeypatch):
-    folder = files.Folder(tmp_path / "out")
+    folder = files.Folder(tmp_path / "out", "test")
     folder.write({"a.txt": "one"})
     written = []
 
@@ -143,19 +154,19 @@ def test_temporary_files_of_a_killed_process_are_removed_and_of_a_living_one_kep
     theirs = ".labutils-elsewhere-1-1.tmp"
     for name in (dead, living, theirs):
         (tmp_path / name).touch()
-    files.Folder(tmp_path).write({"a": "1"})
+    files.Folder(tmp_path, "test").write({"a": "1"})
     assert [(tmp_path / name).exists() for name in (dead, living, theirs)] == [False, True, True]
 
 
 def test_many_processes_may_write_to_one_folder(tmp_path):
     source = (
         "import sys; from labutils.course import files\n"
-        "for n in range(30): files.Folder(sys.argv[1]).write({f'{sys.argv[2]}-{n}': 'x', sys.argv[2]: str(n)})"
+        "for n in range(30): files.Folder(sys.argv[1], 'test').write({f'{sys.argv[2]}-{n}': 'x', sys.argv[2]: str(n)})"
     )
     command = [sys.executable, "-c", source, str(tmp_path)]
     running = [subprocess.Popen([*command, name]) for name in "abc"]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
-    assert len(files.Folder(tmp_path).written()) == 93
+    assert len(files.Folder(tmp_path, "test").written()) == 93
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "shut/below", "n" * 300])
@@ -163,7 +174,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_in_a_sentence(place, tmp_p
     (tmp_path / "file").touch()
     (tmp_path / "shut").symlink_to("/proc/1")  # where even root makes no folder
     with pytest.raises(RunError, match=r"cannot write to .*name another place with --output"):
-        files.Folder(tmp_path / place).check(["a"])
+        files.Folder(tmp_path / place, "test").check(["a"])
 
 
 # The commands
@@ -395,3 +406,58 @@ def test_two_sweeps_of_one_folder_lose_nothing(tmp_path):
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert names(out) == [f"50_mine,n={n}.ipynb" for n in (1, 2, 3)]
     assert all(json.loads((out / name).read_text())["metadata"]["labutils"]["seconds"] for name in names(out))
+
+
+@pytest.mark.parametrize("name", ["50_mine.failed", ".50_mine"])
+def test_a_notebook_with_the_name_of_a_failed_or_hidden_one_is_refused(name, labutils, tmp_path):
+    path = lesson_in(tmp_path / "mine", name)
+    for command in ("run", "sweep"):
+        status, _, errors = labutils(command, path, "-o", tmp_path / "out")
+        assert (status, "has the name of a hidden or failed notebook; rename it" in errors) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changed", ["notebooks/50_a.ipynb", "results.csv"])
+def test_what_somebody_changes_while_a_run_goes_on_is_kept_and_so_is_the_run(changed, labutils, tmp_path):
+    out, go = tmp_path / "out", tmp_path / "go"
+    first, second = lesson_in(tmp_path / "mine", "50_a"), lesson_in(tmp_path / "mine", "51_b")
+    assert labutils("run", first, second, "-o", out)[0] == 0
+    wait = f"import os, time\nopen({str(tmp_path / 'started')!r}, 'w').close()\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    lesson_in(tmp_path / "mine", "50_a", wait)
+
+    def change():
+        if until((tmp_path / "started").exists, seconds=120):
+            (out / changed).write_text("theirs")
+        go.touch()
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    status, printed, errors = labutils("run", first, second, "-o", out)
+    changer.join()
+    assert status == 1
+    assert "51_b: done" in printed
+    assert FOREIGN in errors
+    assert (out / changed).read_text() == "theirs"
+    kept = ["50_a.kept1.ipynb"] if changed.startswith("notebooks") else []
+    assert names(out / "notebooks") == sorted(["50_a.ipynb", *kept, "51_b.ipynb"])
+
+
+def test_collect_writes_table_and_figure_or_neither(labutils, tmp_path):
+    path, figure = lesson_in(tmp_path / "mine"), tmp_path / "figure.png"
+    assert labutils("sweep", path, "-g", "n=1,2", "-o", tmp_path / "runs")[0] == 0
+    figure.write_text("theirs")
+    command = (
+        "collect",
+        tmp_path / "runs",
+        "-o",
+        tmp_path / "t.csv",
+        "--plot",
+        figure,
+        "-x",
+        "n",
+        "-y",
+        "square",
+    )
+    status, _, errors = labutils(*command)
+    assert (status, "name another place with --plot" in errors) == (2, True)
+    assert not (tmp_path / "t.csv").exists()

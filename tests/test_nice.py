@@ -161,11 +161,11 @@ def test_inputs_are_not_modified():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"n_features": 1}, "n_features must be a whole number from 2, got 1"),
-        ({"n_features": 2.5}, "n_features must be a whole number"),
-        ({"n_features": 2, "n_couplings": 1}, "n_couplings must be a whole number from 2"),
-        ({"n_features": 2, "hidden_dim": 0}, "hidden_dim must be a whole number from 1"),
-        ({"n_features": 2, "n_hidden": True}, "n_hidden must be a whole number from 1"),
+        ({"n_features": 1}, "n_features must be an integer of at least 2, got 1"),
+        ({"n_features": 2.5}, "n_features must be an integer of at least 2, got 2.5"),
+        ({"n_features": 2, "n_couplings": 1}, "n_couplings must be an integer of at least 2"),
+        ({"n_features": 2, "hidden_dim": 0}, "hidden_dim must be a positive integer"),
+        ({"n_features": 2, "n_hidden": True}, "n_hidden must be a positive integer"),
         ({"n_features": 2, "prior": "uniform"}, "prior must be one of logistic, gaussian, got 'uniform'"),
     ],
 )
@@ -195,5 +195,5 @@ def test_tensors_that_do_not_fit_are_refused(method, values, sentence):
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True])
 def test_a_number_of_samples_that_makes_no_sense_is_refused(n):
-    with pytest.raises(ValueError, match="n must be a positive whole number"):
+    with pytest.raises(ValueError, match="n must be a positive integer"):
         NICE(2).sample(n)

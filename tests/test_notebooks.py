@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import nbformat
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from labutils.__main__ import cli
 from labutils.course import checks, parameters
 from labutils.course.notebook import notebooks, read
+from labutils.errors import RunError
 
 QUICK = yaml.safe_load(parameters.QUICK.read_text(encoding="utf-8"))
 NOTEBOOKS = notebooks()
@@ -80,7 +82,6 @@ BREAKAGES = {
     ("has metadata", "cell 1"): lambda node: node.cells[0].metadata.update(papermill={}),
     ("Python version", ""): lambda node: node.metadata.language_info.update(version="3.11.7"),
     ("kernel python3", ""): lambda node: node.metadata.kernelspec.update(name="my-kernel"),
-    ("is not valid", ""): lambda node: node.cells[1].update(execution_count="first"),
     ("two with the same", ""): lambda node: node.cells[1].update(id=node.cells[0].id),
     ("bytes", ""): _html("word " * 200_000),
     ("clean run", ""): lambda node: node.cells[1].update(execution_count=99),
@@ -91,6 +92,16 @@ BREAKAGES = {
     ("path of one machine", "cell 2"): lambda node: node.cells[1].outputs.append(
         nbformat.v4.new_output("stream", name="stdout", text="/" + "home/ada/data")
     ),
+    ("stores 'not tested with these parameters'", "cell 2"): _html(
+        "<p>0.9: not tested with these parameters</p>"
+    ),
+    ("holds a formula that cannot be rendered, x_1_2 (double subscripts)", "($x_1_2$)"): _markdown("$x_1_2$"),
+    ("holds a formula that cannot be rendered, x^ (missing super", "cell 2"): _html("<td>$x^$</td>"),
+    ("holds the directive {include}", "(```{include} a)"): _markdown("```{include} a\n```"),
+    ("holds <script>", "(<script>1</script>)"): _markdown("<script>1</script>"),
+    ("holds onclick", "cell 2"): _html("<b onclick='f()'>b</b>"),
+    ("shows the image ../a.png", "(![a](../a.png))"): _markdown("![a](../a.png)"),
+    ("shows the image none.png", "(![a](none.png))"): _markdown("![a](none.png)"),
     ("is tagged raises-exception", "cell 2"): lambda node: node.cells[1].metadata.update(
         tags=["raises-exception"]
     ),
@@ -101,11 +112,15 @@ BREAKAGES = {
         source="%matplotlib inline"
     ),
     ("has 0 cells tagged parameters", ""): lambda node: _tagged(node, "parameters").metadata.update(tags=[]),
-    ("papermill cannot read", "(seed: int | None"): lambda node: _tagged(node, "parameters").update(
-        source="seed: int | None = 3  # seed"
+    ("holds 'seed: int | None = 3  # seed'", "(seed: int | None"): lambda node: _tagged(
+        node, "parameters"
+    ).update(source="seed: int | None = 3  # seed"),
+    ("holds 'seed: int = 3'", "(seed: int"): lambda node: _tagged(node, "parameters").update(
+        source="seed: int = 3"
     ),
-    ("has no help", "(seed: int"): lambda node: _tagged(node, "parameters").update(source="seed: int = 3"),
-    ("holds 'seed = 3'", "(seed"): lambda node: _tagged(node, "parameters").update(source="seed = 3  # seed"),
+    ("holds 'seed = 3  # seed'", "(seed"): lambda node: _tagged(node, "parameters").update(
+        source="seed = 3  # seed"
+    ),
     ("and rules", "(extra"): lambda node: _tagged(node, "parameters").update(
         source="extra: int = 3  # one too many"
     ),
@@ -145,6 +160,129 @@ def test_broken_notebook_is_found_out(wrong, place, tmp_path):
     found = [problem for problem in checks.problems(broken, QUICK) if wrong in problem.wrong]
     assert any(place in problem.cell if place else not problem.cell for problem in found)
     assert all(len(str(problem).splitlines()) == 1 for problem in found)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/html", "text/plain", "text/markdown", "image/svg+xml", "stdout", "error"]
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/me/x",
+        "/opt/x",
+        "/mnt/x",
+        "/scratch/x",
+        "/content/x",
+        "/Volumes/x",
+        "file:///x",
+        r"C:\Users\x",
+        "~/data",
+    ],
+)
+def test_paths_of_one_machine_are_found_in_each_kind_of_output(path, kind):
+    new = nbformat.v4.new_output
+    if kind == "stdout":
+        output = new("stream", text=f"saved to {path}")
+    elif kind == "error":
+        output = new("error", ename="E", evalue="e", traceback=[f'File "{path}"'])
+    else:
+        output = new("display_data", data={kind: f"<b>{path}</b>" if "html" in kind else f"'{path}'"})
+    node = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("x", outputs=[output], execution_count=1)]
+    )
+    assert "stores a path of one machine" in [wrong for _, wrong, _ in checks._outputs(node)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org/home/me/x",
+        "</var> and/or 1/2",
+        "a/tmp/b",
+        "../tmp/x",
+        "~ 5",
+        "C:",
+        "src='data:a/opt/b'",
+    ],
+)
+def test_what_is_no_path_of_one_machine_is_not_taken_for_one(text):
+    assert not checks.MACHINE_PATH.search(text)
+
+
+def _as_vs_code(node):
+    """A notebook as VS Code saves it: of format 4.2, cells without ids and with its own metadata."""
+    node.nbformat_minor = 2
+    node.metadata = {"kernelspec": {"display_name": ".venv", "language": "python", "name": "venv"},
+                     "language_info": {"name": "python", "version": "3.12.1"}, "orig_nbformat": 4}  # fmt: skip
+    for cell in node.cells:
+        del cell["id"]
+        cell.metadata["vscode"] = {"languageId": "python"}
+
+
+def _as_colab(node):
+    """A notebook as Colab saves it."""
+    node.nbformat_minor = 0
+    node.metadata = {"colab": {"provenance": [], "toc_visible": True}, "accelerator": "GPU",
+                     "kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}  # fmt: skip
+    for number, cell in enumerate(node.cells):
+        del cell["id"]
+        cell.metadata |= {
+            "id": f"aBc{number}",
+            "colab": {"base_uri": "https://localhost:8080/"},
+            "outputId": "x",
+        }
+
+
+@pytest.mark.parametrize("saved", [_as_vs_code, _as_colab])
+def test_a_copy_of_another_editor_gets_few_lines_and_is_normalised_on_request(saved, tmp_path):
+    node = read(NOTEBOOKS[0])
+    before = [
+        (cell.cell_type, cell.source, cell.get("outputs"), cell.metadata.get("tags")) for cell in node.cells
+    ]
+    clean = {str(problem) for problem in checks.problems(NOTEBOOKS[0], QUICK)}
+    saved(node)
+    path = tmp_path / NOTEBOOKS[0].name
+    path.write_text(json.dumps(node), encoding="utf-8")
+    path.chmod(0o640)
+    added = [problem for problem in checks.problems(path, QUICK) if str(problem) not in clean]
+    assert 0 < len(added) <= 5
+    assert all("labutils check --fix normalises it" in problem.allowed for problem in added)
+    result = CliRunner().invoke(cli, ["check", "--fix", str(path)])
+    assert result.output.startswith(f"normalised {path}\n")
+    assert {str(problem) for problem in checks.problems(path, QUICK)} == clean
+    fixed = read(path)
+    assert [(c.cell_type, c.source, c.get("outputs"), c.metadata.get("tags")) for c in fixed.cells] == before
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+    assert checks.fix(path) is False
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_are_stored_as_normalised(path, tmp_path):
+    copied = shutil.copy(path, tmp_path)
+    assert checks.fix(copied) is False
+
+
+def test_files_are_changed_only_by_name(monkeypatch):
+    result = CliRunner().invoke(cli, ["check", "--fix"])
+    assert str(result.exception) == "--fix changes files, so name the notebooks that it is to change"
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "50_a.ipynb"
+    path.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 2}')
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checks.os, "replace", fail)
+    with pytest.raises(
+        RunError, match=r"cannot write .*50_a.ipynb \(No space left on device\); it is as it was"
+    ):
+        checks.fix(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_notebook_without_quick_values_is_found_out():

@@ -17,7 +17,7 @@ from tiny import make_notebook, names, noting, starts
 from labutils import NOTEBOOKS
 from labutils.course import files, jobs, parameters, records, running
 from labutils.course.notebook import read
-from labutils.errors import RunError, UsageError
+from labutils.errors import UsageError
 
 # Names and plans
 
@@ -56,7 +56,7 @@ def test_lists_are_combined_with_the_last_name_changing_fastest():
 def test_the_same_run_has_one_name_however_it_is_asked_for(tmp_path):
     notebook = make_notebook(tmp_path / "nb.ipynb")
     sets = [{"rate": 1, "n": 2}, {"n": 2, "rate": 1.0}]
-    assert [run.target for run in running.plan({notebook: sets}, files.Folder(tmp_path))] == [
+    assert [run.target for run in running.plan({notebook: sets}, files.Folder(tmp_path, "sweep"))] == [
         "nb,n=2,rate=1.0.ipynb"
     ]
 
@@ -193,16 +193,16 @@ def test_sweep_repeats_nothing_but_what_failed_or_whose_code_has_changed(labutil
 
 def test_a_file_that_is_no_finished_run_of_ours_counts_as_unfinished(tmp_path):
     notebook = make_notebook(tmp_path / "nb.ipynb")
-    (run,) = running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path))
+    (run,) = running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path, "sweep"))
     target = tmp_path / run.target
     for content in ("", '{"cells": [', "[1]", '{"metadata": {"labutils": 3}}', notebook.read_text()):
         target.write_text(content)
         with pytest.raises(UsageError, match="was not written by labutils"):  # and it is not replaced
-            running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path))
+            running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path, "sweep"))
     target.write_text(json.dumps({"metadata": {"labutils": {**run.identity, "seconds": 7.5}}}))
-    (again,) = running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path))
+    (again,) = running.plan({notebook: [{"n": 2}]}, files.Folder(tmp_path, "sweep"))
     assert (again.state, again.seconds) == ("finished", 7.5)
-    other, known = running.plan({notebook: [{"n": 3}, {"n": 2}]}, files.Folder(tmp_path))
+    other, known = running.plan({notebook: [{"n": 3}, {"n": 2}]}, files.Folder(tmp_path, "sweep"))
     assert {known.state: known.expected_seconds, other.state: other.expected_seconds}["to do"] == 7.5
 
 
@@ -230,21 +230,20 @@ def test_sweep_outlives_a_killed_worker_process(tmp_path):
     suicide = "if n == 2 and not os.path.exists('killed'):\n    open({0!r}, 'w').close()\n    os.kill(os.getppid(), 9)"
     suicide = suicide.replace("'killed'", "{0!r}").format(str(tmp_path / "killed"))
     notebook = make_notebook(tmp_path / "nb.ipynb", noting(log, f"{suicide}\n    time.sleep(60)"))
-    runs = running.plan({notebook: parameters.expand({"n": [1, 2, 3]})}, files.Folder(out))
-    running.execute(runs, files.Folder(out), n_jobs=1)
+    runs = running.plan({notebook: parameters.expand({"n": [1, 2, 3]})}, files.Folder(out, "sweep"))
+    running.execute(runs, files.Folder(out, "sweep"), n_jobs=1)
     assert [run.error for run in runs] == [None] * 3
     assert starts(log)[0] == {1: 1, 2: 2, 3: 1}
     assert names(out) == [f"nb,n={n}.ipynb" for n in (1, 2, 3)]
 
 
-def test_workers_that_are_killed_again_and_again_end_the_sweep(tmp_path):
-    notebook = make_notebook(
-        tmp_path / "nb.ipynb", "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)"
-    )
-    runs = running.plan({notebook: [{}]}, files.Folder(tmp_path / "out"))
-    with pytest.raises(RunError, match=r"workers were killed 3 times before any run ended"):
-        running.execute(runs, files.Folder(tmp_path / "out"), n_jobs=1)
-    assert not (tmp_path / "out").exists()
+def test_a_run_that_kills_its_workers_fails_alone(labutils, tmp_path):
+    killer = "import os, time\nif n == 2:\n    os.kill(os.getppid(), 9)\ntime.sleep(2)"
+    notebook = make_notebook(tmp_path / "nb.ipynb", killer)
+    status, _, errors = labutils("sweep", notebook, "-g", "n=1,2,3", "-o", tmp_path / "out")
+    assert status == 1
+    assert errors == "nb,n=2 failed: its worker was killed 3 times (out of memory?)\n"
+    assert names(tmp_path / "out") == ["nb,n=1.ipynb", "nb,n=3.ipynb"]
 
 
 def test_interrupted_sweep_ends_its_workers_and_kernels_and_writes_nothing_more(tmp_path):
@@ -448,7 +447,7 @@ def test_run_writes_notebooks_pages_and_results_and_knows_its_time_next_time(lab
     results = (tmp_path / "out" / "pages" / "results.html").read_text(encoding="utf-8")
     assert "<th>square</th>" in results
     folder, took = (
-        files.Folder(tmp_path / "out"),
+        files.Folder(tmp_path / "out", "sweep"),
         read(tmp_path / "out" / "notebooks" / path.name).metadata.labutils,
     )
     (again,) = running.plan({path: [{"n": 3}]}, folder, prefix="notebooks/", again=True)
@@ -687,3 +686,84 @@ def test_a_data_set_of_a_notebooks_own_is_not_fetched(labutils, tmp_path):
     assert (status, errors) == (0, "")
     assert "cache" not in printed
     assert "data" not in read(tmp_path / "out" / "50_a.ipynb").metadata.labutils
+
+
+def test_what_a_cell_shows_keeps_its_order(labutils, tmp_path):
+    source = "from IPython.display import display, HTML\nprint('before')\ndisplay(HTML('<b>it</b>'))\nprint('after')"
+    path = make_plain(tmp_path / "50_a.ipynb", source)
+    assert labutils("sweep", path, "-o", tmp_path / "out")[0] == 0
+    outputs = read(tmp_path / "out" / "50_a.ipynb").cells[2].outputs
+    assert [o.get("text") or o.data["text/html"] for o in outputs] == ["before\n", "<b>it</b>", "after\n"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "h = display('', display_id=True)\nfor n in range(8): h.update('x' * 10_000_000)",
+        "for n in range(8): display('', metadata={'image/png': {'alt': 'x' * 10_000_000}})",
+        "for n in range(8): display('x' * 10_000_000)",
+    ],
+)
+def test_whatever_a_cell_shows_is_kept_up_to_a_limit(source, labutils, tmp_path):
+    path = make_plain(tmp_path / "50_a.ipynb", f"from IPython.display import display\n{source}")
+    assert labutils("sweep", path, "-o", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "50_a.ipynb").stat().st_size < 70_000_000
+    assert "the output is cut here" in (tmp_path / "out" / "50_a.ipynb").read_text()
+
+
+def test_a_notebook_is_not_larger_than_what_can_be_read_again(labutils, tmp_path):
+    shown = "from IPython.display import display\nfor n in range(4): display('x' * 10_000_000)"
+    path = make_plain(tmp_path / "50_a.ipynb", *[shown] * 6)
+    assert labutils("sweep", path, "-o", tmp_path / "out")[0] == 0
+    assert read(tmp_path / "out" / "50_a.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ValueError('a\\x1b[31m\\x07b' + 'x' * 1_000_000)", "ValueError: a [31m bxxx"),
+        ("raise type('A\\nB', (Exception,), {})('c')", "A: c"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first\n"),
+    ],
+)
+def test_what_went_wrong_is_said_in_one_printable_line(source, said, labutils, tmp_path):
+    status, _, errors = labutils("sweep", make_plain(tmp_path / "50_a.ipynb", source), "-o", tmp_path / "out")
+    assert status == 1
+    assert said in errors
+    assert len(errors.splitlines()) == 2
+    assert len(errors) < 1000
+    assert errors.replace("\n", "").isprintable()
+
+
+def test_minus_zero_is_zero(labutils, tmp_path):
+    notebook = make_notebook(tmp_path / "nb.ipynb")
+    _, printed, _ = labutils("sweep", notebook, "-g", "rate=0,-0,0.0,-0.0,0e5", "-o", tmp_path, "--dry-run")
+    assert printed.splitlines() == ["to do     nb,rate=0.0.ipynb", "0 of 1 runs are finished, 1 to do"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("02: {n: 3}", "several notebooks go by '02'"),
+        ("02_a: {n: 3}\n02_b: {n: 4}\n02_a: {n: 4}", "02_a is given twice"),
+        ("02_a: {n: {x: 4}}", "must hold lines of the form name: value"),
+        ("02_a: {02_a: {n: 4}}", "must hold lines of the form name: value"),
+        ("02_a: [{n: [1, {x: 2}]}]", "n must be a whole number"),
+    ],
+)
+def test_a_file_that_does_not_say_which_notebook_is_meant_is_refused(text, sentence, labutils, tmp_path):
+    paths = [make_notebook(tmp_path / f"{stem}.ipynb") for stem in ("02_a", "02_b")]
+    (tmp_path / "p.yml").write_text(text)
+    status, _, errors = labutils("sweep", *paths, "-f", tmp_path / "p.yml", "-o", tmp_path / "out")
+    assert (status, sentence in errors) == (2, True), errors
+
+
+def test_a_working_directory_that_is_gone_is_said_so(tmp_path):
+    source = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    (tmp_path / "gone").mkdir()
+    command = [sys.executable, "-c", source, str(tmp_path / "gone"), "-P", "-m", "labutils", "check", "00"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "labutils: the working directory is no longer there; change to another\n",
+    )

@@ -330,6 +330,37 @@ def test_priors_are_densities_with_the_right_slope(prior):
         assert check_grad(value, slope, [at]) < 1e-6
 
 
+def _trained(learning_rate, n_iters=40, seed=0):
+    """A small NICE after the lesson's training, its curves, its validation data and the weights that it started with."""
+    torch.manual_seed(seed)
+    model, x = NICE(2, 2, hidden_dim=8), torch.randn(200, 2)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    LESSON["n_iters"] = n_iters
+    curves = LESSON["train"](model, lambda: x[:100], x[:100], x[100:], learning_rate)
+    return model, curves, x[100:], start
+
+
+@pytest.mark.parametrize("learning_rate", [1e-3, 10])
+def test_training_keeps_the_weights_that_were_best_on_the_validation_data(learning_rate):
+    model, (steps, train_curve, validation_curve), validation, _ = _trained(learning_rate)
+    assert steps.tolist() == list(range(0, 41, 2))
+    assert len(train_curve) == len(steps)
+    with torch.no_grad():
+        kept = model.log_prob(validation).mean().item()
+    assert kept == pytest.approx(validation_curve.max(), abs=1e-6)
+
+
+@pytest.mark.parametrize("learning_rate", [1e4, 1e30])
+def test_training_that_diverges_ends_with_a_sentence_and_the_best_weights_from_before(learning_rate, capsys):
+    model, curves, validation, start = _trained(learning_rate)
+    assert "diverged by update 2" in capsys.readouterr().out
+    assert np.isfinite(curves).all()
+    assert len(curves[0]) == 1
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, start[name], rtol=0, atol=0)
+    assert torch.isfinite(model.log_prob(validation)).all()
+
+
 def test_inputs_are_not_modified():
     X = _laplace(4, n=200)
     Z, _ = _white(X)

@@ -31,10 +31,10 @@ ROOMS = [
     {"course.execution"},
     {"course.running"},
     {"course.records", "course.tables"},
-    {"course.vocabulary"},
-    {"course.site"},
+    {"course.markup", "course.vocabulary"},
     {"course.students"},
     {"course.checks"},
+    {"course.site"},
     {"__main__"},
 ]
 

@@ -8,6 +8,7 @@ import contextlib
 import dis
 import io
 import json
+import sys
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -33,6 +34,7 @@ QUICK = yaml.safe_load(QUICK_FILE.read_text())
 WRONG = {
     ("03_ica", 3): ["[4, 3, 2, 0]", "[0, 4, 2, 0]", "[4, 4, 2]"],
     ("03_ica", 5): ["lambda Z: np.linalg.eigh(Z.T @ Z)", "lambda Z: Z", "lambda Z: 2 * np.eye(4)"],
+    ("06_sparse_coding", 4): ["2 * alpha_of_5_percent / noise_std**2", "2 * alpha_of_5_percent", "0.05"],
     ("07_which_representation", 4): ["['PCA', 'FA', 'SFA', 'PCA']", "'ICA'", "['ICA', 'FA', 'SFA', 'ICA']"],
 }
 # The list of mistakes ends in all orders of four letters, some of which stand there already.
@@ -186,6 +188,8 @@ def cell(source):
     [
         (CHECK, SOLUTION, "# Solution\nanswer = 2 + 2"),
         (f"x = 1\n{CHECK}", f"answer = 4  # why\n\n{CHECK}", "answer = 4  # why"),
+        (CHECK, f"word = 'a\u2028b'\x0c\nanswer = 4\n{CHECK}", "word = 'a\u2028b'\x0c\nanswer = 4"),
+        (CHECK, f"x = 1\r\nanswer = 4\r\n{CHECK}", "x = 1\nanswer = 4"),
         (
             "lesson.check_exercise(\n    [f(x) for x in (1, 2)], [2, 4]\n)",
             "def f(x):\n    return 2 * x\n\n\nlesson.check_exercise([f(x) for x in (1, 2)], [2, 4])",
@@ -210,6 +214,9 @@ def test_the_filling_is_the_solution_without_the_last_statement_of_the_check(che
         ),
         (CHECK, f"{CHECK}\nanswer = 4", "word for word"),
         (CHECK, "", "word for word"),
+        (CHECK, f"answer = 4; {CHECK}", "on lines of its own"),
+        (CHECK, f"if True:\n    answer = 4\n    {CHECK}", "word for word"),
+        (CHECK, f"!ls \\\n  -l\nanswer = 4\n{CHECK}", "a cell is not Python"),
         (CHECK, "answer = 4 4", "a cell is not Python"),
         ("print((", SOLUTION, "a cell is not Python"),
     ],
@@ -272,7 +279,9 @@ def test_solved_copy_holds_the_solution_between_nbgraders_delimiters(tiny, tmp_p
     cells = nbformat.read(tmp_path / "out" / tiny.name, as_version=4).cells
     assert cells[2].source == f"{STUB}\n\n\n### BEGIN SOLUTION\n# Solution\nanswer = 2 + 2\n### END SOLUTION"
     assert cells[3].outputs[0].text == "right\n"
-    assert cells[3].source.endswith("### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS")
+    check, _, hidden = cells[3].source.partition("\n\n### BEGIN HIDDEN TESTS\n")
+    assert check == CHECK
+    assert hidden.endswith("### END HIDDEN TESTS")
 
 
 @pytest.mark.parametrize("change", [students.without_solutions, students.with_solutions])
@@ -319,7 +328,7 @@ def test_copy_that_differs_is_replaced_only_when_forced_and_then_all_or_none(tin
     other.write_bytes(tiny.read_bytes())
     result = student(other, tiny, "-o", out)
     assert isinstance(result.exception, UsageError)
-    assert "is there already, and was not written by labutils or has been changed since" in str(
+    assert "is there already, and was not written by labutils student or has been changed since" in str(
         result.exception
     )
     assert (out / tiny.name).read_text() == answered
@@ -352,6 +361,11 @@ def test_two_notebooks_of_one_name_are_refused(tiny, tmp_path):
         (2, {"source": "answer = 4"}, "50_tiny, exercise 1: before the check there must be a stub"),
         (2, {"source": "other = None"}, "50_tiny, exercise 1: before the check there must be a stub"),
         (3, {"metadata": {}}, "50_tiny, exercise 1: the code cell before a solution must be its check"),
+        (
+            4,
+            {"metadata": {"tags": ["solution"]}},
+            "50_tiny, cell 5 is tagged solution, but only a code cell can be",
+        ),
     ],
 )
 def test_lesson_whose_exercise_has_another_shape_is_refused(number, change, sentence, tiny, tmp_path):
@@ -367,6 +381,85 @@ def test_folder_that_cannot_be_made_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write to .*; name another place with --output"):
         students.make([tiny], tmp_path / "file" / "out")
+
+
+CHEATS = {
+    "the check replaced": "lesson.check_exercise = lambda *_, **__: print('right')",
+    "what the check remembers": "lesson.exercises._said[:] = ['right']\nlesson.require_right = lambda: None",
+    "its judgement": "lesson.exercises._feedback = lambda *_: 'right'",
+    "NumPy's comparison": "import numpy; numpy.allclose = lambda *_, **__: True",
+    "NumPy's arrays": "import numpy; numpy.asarray = lambda *_, **__: numpy.zeros(())",
+    "another module of that name": "import sys; sys.modules['labutils.lesson.exercises'] = lesson",
+    "a module beside the notebook": "open('labutils.py', 'w').write(''); open('numpy.py', 'w').write('')",
+    "the name rebound": "import types; lesson = types.SimpleNamespace(check_exercise=lambda *_, **__: print('right'))",
+}
+
+
+def graded(check, tmp_path, monkeypatch, before):
+    """Run what a student's cells hold, and then a check as nbgrader does, its hidden part included."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lesson, "check_exercise", lesson.check_exercise)  # each is put back after the test
+    for module, names in {
+        exercises: ["_feedback"],
+        lesson: ["require_right"],
+        np: ["allclose", "asarray"],
+    }.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setitem(sys.modules, "labutils.lesson.exercises", exercises)
+    namespace = {"__name__": "__main__", "lesson": lesson, "np": np}
+    for source in [*before, check]:
+        exec(source, namespace)  # noqa: S102 - the test's own
+
+
+def hidden(check):
+    """A check cell with the hidden part that a solved copy has."""
+    return check + students.GRADED.format(call=students._last_statement(cell(check), 1))
+
+
+@pytest.mark.parametrize("cheat", ["", *CHEATS.values()], ids=["nothing", *CHEATS])
+def test_grader_gives_nothing_for_a_wrong_answer_whatever_the_students_cells_replace(
+    cheat, tmp_path, monkeypatch
+):
+    with pytest.raises(AssertionError, match="wrong: off by one"):
+        graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = 3", cheat])
+
+
+def test_grader_gives_a_right_answer_its_point_and_an_open_one_none(tmp_path, monkeypatch):
+    graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = 4", *CHEATS.values()])
+    with pytest.raises(AssertionError, match="not done yet"):
+        graded(hidden(CHECK), tmp_path, monkeypatch, ["answer = None"])
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [
+        ("lesson.check_exercise(answer, np.eye(2), mistakes=[(np.ones((2, 2)), 'ones')])", "np.eye(2)"),
+        (
+            "x = 1\nlesson.check_exercise(\n    [answer(v) for v in (1, 2)],\n    [2, 4],\n)",
+            "lambda v: 2 * v",
+        ),
+        ("if answer is not None:\n    lesson.check_exercise(answer, 'PCA', rtol=0)", "' pca '"),
+        ("lesson.check_exercise(answer, np.float32(2.5))", "np.float64(2.5)"),
+        ("lesson.check_exercise(answer, [1.0, 2.0])", "__import__('pandas').Series([1.0, 2.0])"),
+        ("lesson.check_exercise(answer, 2.0)", "__import__('torch').tensor(2.0, requires_grad=True)"),
+    ],
+)
+def test_grader_judges_what_the_check_compares(check, answer, tmp_path, monkeypatch):
+    graded(hidden(check), tmp_path, monkeypatch, [f"answer = {answer}"])
+    with pytest.raises((AssertionError, TypeError)):
+        graded(
+            hidden(check),
+            tmp_path,
+            monkeypatch,
+            ["answer = lambda v: v" if "lambda" in answer else "answer = 7"],
+        )
+
+
+def test_grader_gives_nothing_for_a_check_that_compares_nothing(tmp_path, monkeypatch):
+    check = hidden(f"if answer:\n    {CHECK}")
+    with pytest.raises(AssertionError, match="not done yet"):
+        graded(check, tmp_path, monkeypatch, ["answer = None"])
 
 
 def test_grader_gives_nothing_for_a_check_that_did_not_say_right(capsys):

@@ -256,19 +256,19 @@ REFUSED = {
     "constant": ({}, np.full((9, 2), 0.1), "X must not be constant in all columns"),
     "rank too low": ({"n_components": 5}, X, "at least the rank 5, one a component, but has 4"),
     "grid too large": ({"grid": (2, 3)}, X, "at least the rank 6"),
-    "n_components": ({"n_components": 0}, X, "n_components must be a positive whole number or None, got 0"),
-    "a share": ({"n_components": 0.5}, X, "n_components must be a positive whole number"),
+    "n_components": ({"n_components": 0}, X, "n_components must be a positive integer, got 0"),
+    "a share": ({"n_components": 0.5}, X, "n_components must be a positive integer, got 0.5"),
     "two numbers": ({"n_components": 3, "grid": (2, 2)}, X, "n_components is 3, but grid or .* has 4 units"),
-    "grid of one": ({"grid": (4,)}, X, "grid must be a pair of positive whole numbers"),
-    "grid of zero": ({"grid": (0, 4)}, X, "grid must be a pair of positive whole numbers"),
-    "radius": ({"radius": -1}, X, "radius must be a whole number from 0"),
+    "grid of one": ({"grid": (4,)}, X, "grid must be a pair, rows and columns, got"),
+    "grid of zero": ({"grid": (0, 4)}, X, r"grid\[0\] must be a positive integer, got 0"),
+    "radius": ({"radius": -1}, X, "radius must be an integer of at least 0, got -1"),
     "negative": ({"neighbourhood": -np.eye(4)}, X, "no negative entry and no column of zeros"),
     "left out": ({"neighbourhood": [[1, 1, 1, 0]]}, X, "no negative entry and no column of zeros"),
     "a vector": ({"neighbourhood": [1, 1]}, X, "Expected 2D array"),
-    "epsilon": ({"epsilon": 0}, X, "epsilon must be a number above 0"),
-    "epsilon nan": ({"epsilon": np.nan}, X, "epsilon must be a number above 0"),
-    "max_iter": ({"max_iter": 2.5}, X, "max_iter must be a positive whole number"),
-    "tol": ({"tol": -1e-3}, X, "tol must be a number from 0"),
+    "epsilon": ({"epsilon": 0}, X, "epsilon must be a finite number above 0"),
+    "epsilon nan": ({"epsilon": np.nan}, X, "epsilon must be a finite number above 0"),
+    "max_iter": ({"max_iter": 2.5}, X, "max_iter must be a positive integer, got 2.5"),
+    "tol": ({"tol": -1e-3}, X, "tol must be a finite number of at least 0"),
 }
 
 
@@ -281,7 +281,7 @@ def test_input_that_makes_no_sense_is_refused(case):
 
 @pytest.mark.parametrize(("n_groups", "size"), [(0, 2), (2, 1.5)])
 def test_groups_that_make_no_sense_are_refused(n_groups, size):
-    with pytest.raises(ValueError, match="must be a positive whole number"):
+    with pytest.raises(ValueError, match="must be a positive integer"):
         block_neighbourhood(n_groups, size)
 
 

@@ -93,10 +93,25 @@ def test_pages_are_sorted_and_link_to_the_lessons():
         "## Linear factor models",
         "| $x$ | features | [02](02_b.ipynb), [03](03_c.ipynb) |",
         "| $x$ | a place | [04](04_d.ipynb) |",
-        r"| $\lambda$ | eigenvalue | [02](02_b.ipynb) |",
+        r'| $\lambda$ <span class="letter-names" aria-hidden="true">lambda λ</span> | eigenvalue | [02](02_b.ipynb) |',
         "## Recurrent networks",
         "| $x$ | input | [09](09_e.ipynb) |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "words"),
+    [
+        (r"$\sigma^2_p$", "sigma σ"),
+        (r"$\Sigma$", "sigma Σ"),
+        (r"$\lambda_i \odot \varphi$", "lambda λ phi φ"),
+        (r"$\hat x$", None),
+        ("ICA", None),
+    ],
+)
+def test_greek_letters_are_found_by_their_names(symbol, words):
+    page = vocabulary.page([vocabulary.Entry("02_b", symbol, "a symbol")], "Notation")
+    assert (f">{words}</span>" in page) if words else ("<span" not in page)
 
 
 def test_the_check_names_contradictions_and_tables_that_cannot_be_read(tmp_path):

@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,28 @@ import nbformat
 
 from labutils import NOTEBOOKS
 from labutils.conventions import COLOURS, SOLUTION
-from labutils.course import notebook, parameters, students, vocabulary
+from labutils.course import markup, notebook, parameters, students, vocabulary
 from labutils.course.notebook import parse, read, tags
-from labutils.errors import ExerciseError, UsageError
+from labutils.errors import ExerciseError, RunError, UsageError
 from labutils.rules import FORM
 
 FORBIDDEN_TAGS = {"injected-parameters", "papermill-error-cell-tag", "raises-exception"}
-MACHINE_PATH = re.compile(r"(?<![\w:/])/(home|root|tmp|Users|work|usr|var)/|[A-Z]:\\\\")
+_ROOTS = "home root tmp Users work usr var opt mnt scratch media srv content kaggle workspace Volumes private nfs lustre gpfs"
+MACHINE_PATH = re.compile(
+    rf"file://|(?<![\w:/.~-])/({_ROOTS.replace(' ', '|')})/|(?<!\w)[A-Z]:\\{{1,2}}\w+\\|(?<![\w/])~/\w"
+)
+CELL_METADATA = {"tags", "jupyter"}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
+}
 LONGEST_CELL = 25
 LARGEST_FILE = 1_000_000
 LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11, for lines and marks
@@ -65,9 +82,56 @@ def problems(path, quick=None):
     quick = parameters.quick_parameters() if quick is None else quick
     node = read(path)
     found = [*_format(path, node), *_outputs(node), *_accessibility(node), *_exercises(node)]
+    found += _page_markup(path, node)
     broken = list(_not_python(node))
     found += broken or [*_cells(node), *_parameters(path, node, quick)]
-    return [Problem(path.stem, _place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
+    return [Problem(path.stem, place(node, cell), wrong, allowed) for cell, wrong, allowed in found]
+
+
+def fix(path):
+    """Normalise a notebook file: format 4.5 with ids, and no metadata but the course's.
+
+    VS Code, Colab and other editors add metadata of their own. Text, code, outputs and tags stay as they are.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+        Whether the file was changed. It is replaced as a whole, or not at all.
+
+    Raises
+    ------
+    UsageError
+        If the file is not a notebook.
+    RunError
+        If it cannot be written.
+    """
+    path = Path(path).resolve()
+    node = read(path)
+    node.nbformat, node.nbformat_minor = 4, 5
+    kept = {"kernelspec": node.metadata.get("kernelspec", {})}
+    is_right = kept["kernelspec"].get("name") == METADATA["kernelspec"]["name"]
+    node.metadata = nbformat.from_dict(METADATA | (kept if is_right else {}))
+    for cell in node.cells:
+        cell.metadata = {name: value for name, value in cell.metadata.items() if name in CELL_METADATA}
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    _, node = nbformat.validator.normalize(node)
+    content = f"{nbformat.writes(node)}\n".encode()
+    if content == path.read_bytes():
+        return False
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path} ({error.strerror}); it is as it was") from None
+    return True
 
 
 def vocabulary_problems(paths):
@@ -148,7 +212,7 @@ def _too_pale(colour):
     )
 
 
-def _place(node, cell):
+def place(node, cell):
     """Number of a cell, counted from 1, and the start of its first line, by which an editor finds it."""
     if cell is None:
         return ""
@@ -162,29 +226,27 @@ def _code(node):
 
 
 def _format(path, node):
-    normal = "let make outputs normalise it"
-    try:
-        nbformat.validate(node)
-    except nbformat.ValidationError as error:
-        yield None, f"is not valid ({str(error).splitlines()[0]})", "the format is nbformat 4.5"
+    normal = "labutils check --fix normalises it"
     ids = [cell.get("id") for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", [])]
     if None in ids or len(set(ids)) < len(ids):
-        yield None, "has cells without an id, or two with the same", "each cell needs an id of its own"
+        yield (
+            None,
+            "has cells without an id, or two with the same",
+            f"each cell needs an id of its own; {normal}",
+        )
     if path.stat().st_size > LARGEST_FILE:
         yield None, f"has {path.stat().st_size} bytes", f"at most {LARGEST_FILE} are allowed"
-    if set(node.metadata) - {"kernelspec", "language_info"}:
+    if set(node.metadata) - set(METADATA):
         yield None, f"has metadata {sorted(node.metadata)}", f"only kernelspec and language_info; {normal}"
     if node.metadata.get("kernelspec", {}).get("name") != "python3":
-        yield None, "does not name the kernel python3", "other kernels are not there for everyone"
+        yield None, "does not name the kernel python3", f"other kernels are not there for everyone; {normal}"
     if "version" in node.metadata.get("language_info", {}):
         yield None, "names a Python version in its metadata", normal
-    for cell in node.cells:
-        if set(cell.metadata) - {"tags", "jupyter"}:
-            yield (
-                cell,
-                f"has metadata {sorted(cell.metadata)}",
-                f"only tags and jupyter are allowed; {normal}",
-            )
+    odd = [cell for cell in node.cells if set(cell.metadata) - CELL_METADATA]
+    if odd:
+        names = sorted({name for cell in odd for name in set(cell.metadata) - CELL_METADATA})
+        others = f", as {len(odd) - 1} other cells have" if len(odd) > 1 else ""
+        yield odd[0], f"has metadata {names}{others}", f"only tags and jupyter are allowed; {normal}"
     if notebook.minutes(node) == (0, 0):
         yield None, "does not state its time", "write **Time**: N minutes to read, M minutes to run."
 
@@ -201,11 +263,27 @@ def _outputs(node):
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
                 yield cell, "stores an error or a warning", "a page shows neither"
-            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            text = output.get("text", "") + "\n".join(output.get("traceback", []))
+            shown = output.get("data", {}).items()
+            text += "\n".join(
+                str(value) for kind, value in shown if kind.startswith("text/") or "svg" in kind
+            )
             if UNTESTED in text:
                 yield cell, f"stores {UNTESTED!r}", "store the run at the defaults, for which bands hold"
             if MACHINE_PATH.search(text):
                 yield cell, "stores a path of one machine", "print names of files, not where they lie"
+
+
+def _page_markup(path, node):
+    """What a page would not show as it stands."""
+    home = path.resolve().parent
+    for cell in node.cells:
+        for wrong, allowed in markup.problems(cell):
+            yield cell, wrong, allowed
+        for address in markup.local_images(cell):
+            wrong = markup.wrong_with_image(home / address, home)
+            if wrong:
+                yield cell, f"shows the image {address}", wrong
 
 
 def _accessibility(node):

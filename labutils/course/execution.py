@@ -1,6 +1,7 @@
 """Executing one notebook in a kernel of its own: what a worker needs, and nothing that is slow to import."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from labutils.conventions import METADATA
 
 MOST_TEXT = 1_000_000  # characters that a cell may print
 MOST_DATA = 50_000_000  # characters of figures and the like that a cell may show
+MOST_IN_ALL = 120_000_000  # characters of all outputs of a notebook
+_LONGEST_LINE, _LONGEST_TRACEBACK = 20_000, 200  # characters, and parts, of an error
 _WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 
 
@@ -37,21 +40,46 @@ class _Client(NotebookClient):
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
         self._size = {}  # (cell, whether it is text): characters
+        self._total, self._cut = 0, set()
 
     def output(self, outs, msg, display_id, cell_index):
-        content = msg["content"]
-        is_text = msg["msg_type"] == "stream"
-        key = cell_index, is_text
-        shown = content.get("text", "") if is_text else str(content.get("data", ""))
-        before, most = self._size.get(key, 0), MOST_TEXT if is_text else MOST_DATA
-        self._size[key] = before + len(shown)
-        if msg["msg_type"] == "error" or self._size[key] <= most:
+        content, is_text = msg["content"], msg["msg_type"] == "stream"
+        if msg["msg_type"] == "error":
+            for key in ("ename", "evalue"):
+                content[key] = str(content.get(key, ""))[:_LONGEST_LINE]
+            content["traceback"] = [
+                line[:_LONGEST_LINE] for line in content.get("traceback", [])[:_LONGEST_TRACEBACK]
+            ]
             return super().output(outs, msg, display_id, cell_index)
-        if before <= most:
-            room = shown[: most - before] if is_text else ""
-            note = f"{room}\n[the output is cut here: a cell may put out {most:,} characters]\n"
+        shown = content.get("text", "") if is_text else ""
+        room = self._room(cell_index, is_text, len(shown) if is_text else _size(content))
+        if room is None:
+            return super().output(outs, msg, display_id, cell_index)
+        if room >= 0:
+            most = MOST_TEXT if is_text else MOST_DATA
+            note = f"{shown[:room]}\n[the output is cut here: a cell may put out {most:,} characters]\n"
             outs.append(nbformat.v4.new_output("stream", name="stdout", text=note))
         return None
+
+    def process_message(self, msg, cell, cell_index):
+        if (
+            msg["msg_type"] == "update_display_data"
+            and self._room(cell_index, False, _size(msg["content"])) is not None
+        ):
+            return None
+        return super().process_message(msg, cell, cell_index)
+
+    def _room(self, cell_index, is_text, size):
+        """None if an output is to be kept; else how much of it still has room, once, and then -1."""
+        key, most = (cell_index, is_text), MOST_TEXT if is_text else MOST_DATA
+        before, self._total = self._size.get(key, 0), self._total + size
+        self._size[key] = before + size
+        if self._size[key] <= most and self._total <= MOST_IN_ALL:
+            return None
+        if key in self._cut:
+            return -1
+        self._cut.add(key)
+        return max(0, most - before) if is_text else 0
 
     def clear_output(self, outs, msg, cell_index):
         self._size = {key: size for key, size in self._size.items() if key[0] != cell_index}
@@ -105,7 +133,7 @@ async def execute(node, timeout, *, folder=None, on_cell=None):
     try:
         await client.async_execute(stderr=subprocess.DEVNULL)
     except CellExecutionError as failure:
-        error = f"cell {n_done} of {n_cells}: {failure.ename}: {_first_line(failure.evalue)}"
+        error = f"cell {n_done} of {n_cells}: {_first_line(failure.ename)}: {_first_line(failure.evalue)}"
     except CellTimeoutError:
         error = f"cell {n_done + 1} of {n_cells} took longer than {timeout} s"
     except DeadKernelError:
@@ -181,31 +209,29 @@ def follow(driver):
 
 
 def _joined(outputs):
-    """Outputs in which what was printed in pieces is one text for each stream, as on the screen.
+    """Outputs in which what was printed in pieces is one text, as on the screen.
 
     In time proportional to its length: nbclient's own way takes hours for a line of some millions of characters.
+    Between two other outputs, stdout stands before stderr: they come over different channels, so that their order is
+    chance.
     """
-    pieces, joined = {}, []
-    for output in outputs:
-        if output.output_type != "stream":
-            joined.append(output)
+    joined = []
+    for is_text, group in itertools.groupby(outputs, key=lambda output: output.output_type == "stream"):
+        if not is_text:
+            joined += group
             continue
-        if output.name not in pieces:
-            pieces[output.name] = []
-            joined.append(output)
-        pieces[output.name].append(output.text)
-    for output in joined:
-        if output.output_type == "stream":
-            output.text = "\n".join(map(_as_on_screen, "".join(pieces[output.name]).split("\n")))
-    # stdout first: the two come over different channels, so that their order is chance
-    is_stderr = [output.get("name") == "stderr" for output in joined]
-    first_text = next((n for n, output in enumerate(joined) if output.output_type == "stream"), 0)
-    if any(is_stderr) and is_stderr[first_text]:
-        for n in range(first_text + 1, len(joined)):
-            if joined[n].output_type == "stream":
-                joined.insert(first_text, joined.pop(n))
-                break
+        texts = {}
+        for output in group:
+            texts.setdefault(output.name, []).append(output.text)
+        for name in sorted(texts, reverse=True):
+            text = "\n".join(map(_as_on_screen, "".join(texts[name]).split("\n")))
+            joined.append(nbformat.v4.new_output("stream", name=name, text=text))
     return joined
+
+
+def _size(content):
+    """Characters of what a message shows."""
+    return sum(len(str(content.get(part, ""))) for part in ("data", "metadata"))
 
 
 def _as_on_screen(line):
@@ -216,7 +242,7 @@ def _as_on_screen(line):
 
 def _first_line(what):
     lines = str(what).strip().splitlines() or [""]
-    return lines[0][:300]
+    return "".join(c if c.isprintable() else " " for c in lines[0])[:300]
 
 
 def _drop_sliders(node):

@@ -1,8 +1,8 @@
 """Files that are ours: what a command may replace or remove, and how it writes without losing anything.
 
 A folder that a command writes to carries the list ``.labutils``: a line for each file, with the SHA-256 of what was
-written. A file is replaced or removed only if it is in that list and still has that content; whatever else lies there
-is somebody's, and is refused before anything runs. Files are written under a temporary name first, and take their
+written, and by which command. A file is replaced or removed only by that command, and only while it has that content;
+whatever else lies there is somebody's, and is refused before anything runs. Files are written under a temporary name first, and take their
 places by renaming when all of them are there.
 """
 
@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import stat
-import tempfile
 from pathlib import Path
 
 import filelock
@@ -34,13 +34,18 @@ class Folder:
     ----------
     path : path-like
         It need not exist yet.
+    by : str
+        The command that writes.
     sources : iterable of path-like
         Files that are read from: nothing is written where they lie.
+    option : str
+        That names the folder, for messages.
     """
 
-    def __init__(self, path, sources=()):
-        self.path = Path(path)
+    def __init__(self, path, by, sources=(), option="--output"):
+        self.path, self.by, self.option = Path(path), by, option
         self._sources = {Path(source).resolve() for source in sources}
+        self._known = (0, {})  # how much of the list has been read, and what it says
 
     def check(self, names, *, force=False):
         """Refuse what must not be written, before any work is done.
@@ -61,15 +66,17 @@ class Folder:
         """
         names = list(names)
         self._refuse_sources(names)
+        self._refuse_foreign_list()
         folders = {self.path, *((self.path / name).parent for name in names)}
         for folder in sorted(folders, key=lambda folder: len(folder.parts)):
             refuse_unwritable(folder)
         ours = self._ours()
         for name in names:
-            if not force and _is_foreign(self.path / name, ours.get(name, ())):
+            place = self.path / name
+            if place.is_dir() or (not force and _is_foreign(place, ours.get(name, ()))):
                 raise UsageError(
-                    f"{self.path / name} is there already, and was not written by labutils or has been changed since; "
-                    "move it away, or name another place with --output"
+                    f"{place} is there already, and was not written by labutils {self.by} or has been changed since; "
+                    f"move it away, or name another place with {self.option}"
                 )
 
     def write(self, contents, *, force=False):
@@ -101,7 +108,8 @@ class Folder:
                 with locked(self.path):
                     self._note({name: _digest(content) for name, content in contents.items()})
                     for name in contents:
-                        os.replace(ready.pop(name), self.path / name)
+                        os.replace(ready[name], self.path / name)
+                        del ready[name]
         finally:
             for temporary in ready.values():
                 temporary.unlink(missing_ok=True)
@@ -144,35 +152,61 @@ class Folder:
             if (place if name == "" else place.parent) in homes or place in self._sources:
                 where = self.path if name == "" else (self.path / name).parent
                 raise UsageError(
-                    f"nothing is written to {where}, where notebooks that are read lie; name another folder with --output"
+                    f"nothing is written to {where}, where notebooks that are read lie; name another folder with "
+                    f"{self.option}"
                 )
 
+    def _refuse_foreign_list(self):
+        """Refuse what has the list's name and is none, which would be lost or written into."""
+        place = self.path / LIST
+        with said_in_a_sentence(place):
+            if not _is_there(place):
+                return
+            if stat.S_ISREG(place.lstat().st_mode):
+                with place.open("rb") as file:
+                    first = file.readline(10_000)
+                if not first.strip() or _entry(first) is not None:
+                    return
+        raise UsageError(
+            f"{place} is no list of labutils; move it away, or name another place with {self.option}"
+        )
+
     def _ours(self):
-        """Name -> SHA-256 of each content that was written under it."""
-        ours = {}
-        with contextlib.suppress(OSError, ValueError):
-            for line in (self.path / LIST).read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
-                    ours.setdefault(entry["file"], set()).add(entry["sha256"])
+        """Name -> SHA-256 of each content that this command has written under it."""
+        read, ours = self._known
+        with contextlib.suppress(OSError):
+            size = (self.path / LIST).stat().st_size
+            if size < read:  # shortened meanwhile
+                read, ours = 0, {}
+            with (self.path / LIST).open("rb") as file:
+                file.seek(read)
+                for line in file:
+                    read += len(line) if line.endswith(b"\n") else 0
+                    entry = _entry(line)
+                    if entry and entry["by"] == self.by:
+                        ours.setdefault(entry["file"], set()).add(entry["sha256"])
+            self._known = read, ours
         return ours
 
     def _note(self, digests):
-        lines = [json.dumps({"file": name, "sha256": digest}) for name, digest in digests.items()]
+        lines = [_line(self.by, name, digest) for name, digest in digests.items()]
         with (self.path / LIST).open("a", encoding="utf-8") as file:
-            file.write(
-                "\n" + "\n".join(lines) + "\n"
-            )  # the first break ends a line that a power cut left open
+            is_begun = file.tell() > 0  # then a power cut may have left the last line open
+            file.write("\n" * is_begun + "\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def _rewrite(self):
         """Shorten the list to files that are there."""
-        there = {n: d for n, d in self._ours().items() if _is_ours(self.path / n, d)}
-        lines = [json.dumps({"file": n, "sha256": _digest((self.path / n).read_bytes())}) for n in there]
+        lines = {}
+        for line in (self.path / LIST).read_bytes().splitlines():
+            entry = _entry(line)
+            if entry and (entry["by"] != self.by or _is_ours(self.path / entry["file"], {entry["sha256"]})):
+                lines[_line(entry["by"], entry["file"], entry["sha256"])] = None
         temporary = self.path / _temporary_name()
         _write_through(temporary, ("\n".join(lines) + "\n").encode())
         os.replace(temporary, self.path / LIST)
+        self._known = (0, {})
 
 
 def refuse_unwritable(folder):
@@ -187,28 +221,41 @@ def refuse_unwritable(folder):
 
 
 def replace(path, text):
-    """Replace a file that keeps all that it held: whole or not at all."""
+    """Replace a file that keeps all that it held: whole or not at all, through a link, with its permissions."""
     with said_in_a_sentence(path):
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_temporary_name())
         try:
             _write_through(temporary, text.encode())
+            if path.exists():
+                shutil.copymode(path, temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def locked(path):
-    """Context in which no other process of this user and machine that asks for the same path is."""
-    name = _digest(str(Path(path).resolve()).encode())[:32]
-    user = os.getuid() if hasattr(os, "getuid") else "any"
+def locked(folder):
+    """Context in which no other process that asks for the same folder is."""
     try:
-        lock = filelock.FileLock(
-            Path(tempfile.gettempdir(), f"labutils-{user}-{name}.lock"), timeout=_LOCK_SECONDS
-        )
-        return lock.acquire()
+        return filelock.FileLock(Path(folder) / f"{LIST}.lock", timeout=_LOCK_SECONDS).acquire()
     except filelock.Timeout:
-        raise RunError(f"another process has been writing to {path} for {_LOCK_SECONDS} s") from None
+        raise RunError(f"another process has been writing to {folder} for {_LOCK_SECONDS} s") from None
+
+
+def _line(by, name, digest):
+    return json.dumps({"file": name, "sha256": digest, "by": by})
+
+
+def _entry(line):
+    """A line of a list as a dict; None if it is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and all(
+            isinstance(entry.get(key), str) for key in ("file", "sha256", "by")
+        ):
+            return entry
+    return None
 
 
 def _as_bytes(content):

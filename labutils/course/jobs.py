@@ -1,6 +1,7 @@
 """A job, its progress, its lines on the terminal, and its interruption."""
 
 import contextlib
+import shutil
 import signal
 import sys
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 import nbformat
 
 UNKNOWN_SECONDS = 20  # guess for a notebook of which nothing is known yet
-_WIDTH = 150
 
 
 @dataclass
@@ -87,9 +87,9 @@ class Progress:
         if terminal or elapsed - self.reported >= 15:
             self.reported = elapsed
             line = _status(self.jobs, n_workers, elapsed)
-            print(
-                f"\r{line[:_WIDTH]:<{_WIDTH}}" if terminal else line, end="" if terminal else "\n", flush=True
-            )
+            width = _width()
+            line = f"\r{line[:width]:<{width}}" if terminal else line
+            print(line, end="" if terminal else "\n", flush=True)
 
 
 def say_done(job):
@@ -99,7 +99,12 @@ def say_done(job):
 
 def say(line):
     """Print a line, over that of `Progress` on a terminal."""
-    print(f"\r{line:<{_WIDTH}}" if sys.stdout.isatty() else line, flush=True)
+    print(f"\r{line:<{_width()}}" if sys.stdout.isatty() else line, flush=True)
+
+
+def _width():
+    """Characters of a line that the terminal does not wrap."""
+    return max(20, shutil.get_terminal_size().columns - 1)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,10 @@ def check_page_names(paths):
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise UsageError(f"two notebooks are named {twice[0]}; each page needs a name of its own")
-    taken = sorted(set(OTHER_PAGES).intersection(stems))
+    odd = [stem for stem in stems if "%" in stem or not stem.isprintable()]
+    if odd:
+        raise UsageError(f"{odd[0]!r} cannot be the name of a page; rename the notebook")
+    taken = sorted(set(OTHER_PAGES).intersection(map(str.lower, stems)))
     if taken:
         raise UsageError(f"a page of the site is named {taken[0]}; rename the notebook")
 

@@ -137,19 +137,27 @@ def by_notebook(content, stems, name):
         If the file holds something else, or names another notebook.
     """
     if isinstance(content, dict) and content and all(map(_is_set_or_sets, content.values())):
-        numbers = {key: stem for stem in stems for key in (stem, stem.split("_")[0])}
-        for key in content:
-            if key not in numbers:
-                there = ", ".join(stems)
+        given = {}
+        for key, value in content.items():
+            meant = [stem for stem in stems if key in (stem, stem.split("_")[0])]
+            if len(meant) != 1:
+                what = "there is no notebook" if not meant else "several notebooks go by"
                 raise UsageError(
-                    f"{name}: there is no notebook {key!r} among those to run; there are {there}"
+                    f"{name}: {what} {key[:80]!r} among those to run; there are {', '.join(stems)}"
                 )
-        given = {numbers[key]: value for key, value in content.items()}
-        return {stem: by_notebook(given.get(stem, {}), [stem], name)[stem] for stem in stems}
-    sets = content if isinstance(content, list) else [content]
-    if not sets or not all(isinstance(values, dict) for values in sets):
+            if meant[0] in given:
+                raise UsageError(f"{name}: {meant[0]} is named twice")
+            given[meant[0]] = _as_sets(value, name)
+        return {stem: given.get(stem, [{}]) for stem in stems}
+    return dict.fromkeys(stems, _as_sets(content, name))
+
+
+def _as_sets(content, name):
+    found = content if isinstance(content, list) else [content]
+    is_good = found and all(isinstance(values, dict) for values in found)
+    if not is_good or any(isinstance(value, dict) for values in found for value in values.values()):
         raise UsageError(f"{name} must hold lines of the form name: value, or a list of such sets")
-    return dict.fromkeys(stems, sets)
+    return found
 
 
 def sets(path, small, of_file, pairs, grid):

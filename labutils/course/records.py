@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,9 @@ from labutils.rules import check_name
 TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
 CONFIDENCE = 0.95
+MOST_LINES, MOST_WORDS = 30, 60  # that a figure can show
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # how lesson.record writes them
+_LARGEST_NUMBER = 1e300  # beyond it, whole numbers are no numbers to compute with
 _LARGEST = 2**63  # whole numbers that a column of numbers can hold are below
 
 
@@ -74,7 +77,11 @@ def collect(folder):
             continue
         of_run = node.metadata.get(METADATA)
         of_run = of_run if isinstance(of_run, dict) else {}
-        run = {"notebook": of_run.get("notebook", path.stem), "file": path.relative_to(folder).as_posix()}
+        name = of_run.get("notebook")
+        run = {
+            "notebook": name if isinstance(name, str) else path.stem,
+            "file": path.relative_to(folder).as_posix(),
+        }
         if isinstance(of_run.get("seconds"), int | float):
             run["run_seconds"] = of_run["seconds"]
         runs += [(run, content) for content in recorded(node)]
@@ -106,7 +113,9 @@ def as_frame(runs):
         for name, value in content["results"].items():
             not_finite[name] = not_finite.get(name, 0) + (isinstance(value, str) and value in _NOT_FINITE)
     columns = dict.fromkeys(["notebook", "file", *names, *results, *(name for row in rows for name in row)])
-    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in columns})
+    frame = pd.DataFrame(
+        {name: _column([row.get(name) for row in rows], name in results) for name in columns}
+    )
     frame.attrs = {
         "parameters": list(names),
         "results": list(results),
@@ -116,24 +125,27 @@ def as_frame(runs):
     return frame
 
 
-def _column(values):
-    """Values of one name as a column that keeps what they are: numbers numbers, true and false those."""
+def _column(values, is_result):
+    """Values of one name as a column that keeps what they are: numbers numbers, true and false those.
+
+    A result may be a number that is not finite, which stands in the record by its name.
+    """
     given = [value for value in values if value is not None]
     if given and all(isinstance(value, bool) for value in given):
         return pd.array(values, dtype="boolean" if len(given) < len(values) else "bool")
     if given and all(isinstance(v, int) and not isinstance(v, bool) and abs(v) < _LARGEST for v in given):
         return pd.array(values, dtype="Int64" if len(given) < len(values) else "int64")
-    if given and all(_is_number(value) for value in given):
+    if given and all(_is_number(value, is_result) for value in given):
         if any(isinstance(value, int) and abs(value) > 2**53 for value in given):
             return pd.Series(values, dtype=object)  # else digits would be lost
         return pd.Series([_NOT_FINITE.get(v, v) if isinstance(v, str) else v for v in values], dtype=float)
     return pd.Series(values, dtype=object)
 
 
-def _is_number(value):
+def _is_number(value, may_be_named=False):
     if isinstance(value, str):
-        return value in _NOT_FINITE
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return may_be_named and value in _NOT_FINITE
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
 
 
 def table(frame, kind):
@@ -191,11 +203,11 @@ def summary(frame, n_failed=0):
             if len(values) > 1
         ]
         for name in frame.attrs["results"]:
-            values = pd.to_numeric(part[name].dropna(), errors="coerce").dropna()
-            if len(values):
-                lines.append(
-                    f"  record {name}: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}"
-                )
+            values = part[name].dropna()
+            if _holds_numbers(values) and len(values):
+                values = values.astype(float)
+                mean = values.mean() if values.map(math.isfinite).all() else math.nan
+                lines.append(f"  record {name}: {values.min():.6g} to {values.max():.6g}, mean {mean:.6g}")
     return "\n".join(lines)
 
 
@@ -226,9 +238,10 @@ def plot(frame, x, y, by=None, kind=".png"):
     """
     _check_kind("figure", kind, FIGURES)
     table, what = means(frame, x, y, by)
-    figure = _draw(table, x, y, by, what)
     file = io.BytesIO()
-    figure.savefig(file, format=kind[1:], dpi=150)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of letters that the font lacks: boxes stand for them
+        _draw(table, x, y, by, what).savefig(file, format=kind[1:], dpi=150)
     shown = pd.DataFrame(
         {
             **({by: table["by"]} if by else {}),
@@ -262,8 +275,13 @@ def means(frame, x, y, by=None):
         As for `plot`.
     """
     groups = [by, x] if by else [x]
+    if by == x:
+        raise UsageError(f"-x and --by name the same, {x}")
     for name in (*groups, y):
         _check_column(frame, name)
+    for name, most in ((by, MOST_LINES), (x, math.inf if _holds_numbers(frame[x]) else MOST_WORDS)):
+        if name and len(_distinct(frame[name])) > most:
+            raise UsageError(f"{name} has {len(_distinct(frame[name]))} values; a figure can show {most}")
     if not _holds_numbers(frame[y]):
         raise UsageError(f"{y} holds no numbers, so it cannot be plotted along y")
     from scipy import stats  # slow to import
@@ -362,11 +380,13 @@ def _check_column(frame, name):
         check_name(name, names, "parameter or record")
     except ValueError as error:
         raise UsageError(error) from None
-    if frame[name].map(lambda value: isinstance(value, list)).any():
+    if frame[name].map(lambda value: isinstance(value, list | dict)).any():
         raise UsageError(f"{name} holds lists, so it cannot be plotted")
 
 
 def _holds_numbers(values):
+    if pd.api.types.is_object_dtype(values):
+        return bool(len(values.dropna())) and all(map(_is_number, values.dropna()))
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 

@@ -8,6 +8,7 @@ that is started again repeats no finished run.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -32,7 +33,8 @@ from labutils.errors import RunError, UsageError
 LONGEST_NAME = 150  # characters of a file name before its ending; file systems allow 255 bytes
 ANSWER_SECONDS = 15  # that a Dask scheduler is given
 _GONE = "the Dask scheduler went away; finished runs are kept, so start the same sweep again"
-_LOSSES = 3  # times in a row that workers may be killed before anything finishes
+_LOSSES = 3  # times that the worker of a run may be killed
+_AHEAD = 8  # runs that are sent ahead of being taken up, at least
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 
 
@@ -65,6 +67,8 @@ def plan(parameter_sets, folder, *, prefix="", again=False):
         source = read(path)
         for cell in code_cells(source):
             cell.outputs, cell.execution_count = [], None
+        if path.stem.startswith(".") or path.stem.endswith(".failed"):
+            raise UsageError(f"{path.name} has the name of a hidden or failed notebook; rename it")
         digest, n_cells = code_digest(source), len(code_cells(source))
         rules = parameters.read_rules(source, path.stem) if any(sets) else {}
         for values in sets:
@@ -120,8 +124,7 @@ def execute(planned, folder, *, n_jobs=2, timeout=1800, cluster=None, cwd=None):
     UsageError
         If the scheduler's address has another form.
     RunError
-        If the folder cannot be written to, the scheduler does not answer or goes away, or workers are killed again
-        and again. Finished runs stay.
+        If the folder cannot be written to, or the scheduler does not answer or goes away. Finished runs stay.
     KeyboardInterrupt
         If interrupted: finished runs stay.
     """
@@ -130,22 +133,25 @@ def execute(planned, folder, *, n_jobs=2, timeout=1800, cluster=None, cwd=None):
         _check_address(cluster)
     else:
         fetch_data(todo)
-    shown, losses = jobs.Progress(todo), 0
+    shown = jobs.Progress(todo)
     with jobs.interruptible(), tempfile.TemporaryDirectory(prefix="labutils-") as progress:
-        while todo:
-            with (
-                _cluster(cluster)
-                if cluster is not None
-                else _processes(min(n_jobs, len(todo)), progress) as workers
-            ):
-                lost = _execute(todo, workers, folder, timeout, cwd, shown)
-            losses = losses + 1 if len(lost) == len(todo) else 0
-            if losses == _LOSSES:
-                raise RunError(
-                    f"workers were killed {_LOSSES} times before any run ended (out of memory?); "
-                    "finished runs are kept; try fewer at a time with --jobs"
-                )
-            todo = lost
+
+        def attempt(some, n_workers):
+            """Execute jobs; return those whose worker, or that of another job in the same pool, was killed."""
+            workers = _cluster(cluster) if cluster is not None else _processes(n_workers, progress)
+            with workers as ready:
+                return _execute(some, ready, folder, timeout, cwd, shown)
+
+        for job in (
+            attempt(todo, min(n_jobs, len(todo))) if todo else []
+        ):  # one by one, to see whose fault it was
+            for _ in range(_LOSSES):
+                if not attempt([job], 1):
+                    break
+            else:
+                job.error = f"its worker was killed {_LOSSES} times (out of memory?)"
+                job.seconds = job.elapsed
+                jobs.say_done(job)
 
 
 def run_name(stem, values):
@@ -155,7 +161,8 @@ def run_name(stem, values):
     """
     text = ",".join([stem, *(f"{name}={value}" for name, value in values.items())])
     safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)[:LONGEST_NAME]
-    return safe if safe == text else f"{safe},{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return safe if safe == text else f"{safe},{digest[:10]}"
 
 
 def code_digest(node):
@@ -184,16 +191,20 @@ def _served(job):
 
 def _as(rule, value):
     """A whole number where the rule asks for any is the same value with a point: one run, one name."""
-    return float(value) if rule.kind is float else value
+    return float(value) + 0.0 if rule.kind is float else value  # adding makes -0.0 a 0.0
 
 
 def _execute(todo, workers, folder, timeout, cwd, shown):
     """Execute jobs and write them; return those whose worker process was killed."""
-    futures, lost = {}, []
+    futures, lost, waiting = {}, [], list(reversed(todo))
     try:
-        for job in todo:
-            futures[workers.submit(job, _text(job), timeout, _folder(job, cwd))] = job
-        while futures:
+        while waiting or futures:
+            while waiting and len(futures) < max(_AHEAD, 2 * workers.count()):
+                job = waiting.pop()
+                try:
+                    futures[workers.submit(job, _text(job), timeout, _folder(job, cwd))] = job
+                except BrokenProcessPool:
+                    lost.append(job)
             done, _ = wait(futures, timeout=1.0, return_when="FIRST_COMPLETED")
             for future in done:
                 job = futures.pop(future)
@@ -314,10 +325,20 @@ def _count_threads(client):
 
 
 def _write(job, folder, text):
-    if job.error:
-        folder.write({job.failed_target: text})
-    else:
-        folder.write({job.target: text})
+    target = job.failed_target if job.error else job.target
+    try:
+        folder.write({target: text})
+    except UsageError as error:  # somebody has changed the file since the runs began
+        stem = target.removesuffix(".ipynb")
+        kept = next(
+            name for n in itertools.count(1) if not (folder.path / (name := f"{stem}.kept{n}.ipynb")).exists()
+        )
+        folder.write({kept: text})
+        job.error = (
+            f"{job.error + '; ' if job.error else ''}{error}; the new run is kept as {Path(kept).name}"
+        )
+        return
+    if not job.error:
         folder.remove([job.failed_target])
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from labutils.errors import UsageError
 
-LARGEST_BYTES = 1_000_000
+LARGEST_BYTES = 200_000
 DEEPEST = 10
 _EMPTY = {"", "~", "null"}
 
@@ -49,11 +49,22 @@ def read(path):
 
 def parse(text, name):
     """Read settings from text; `name` stands for it in messages, as for `read`."""
+    events, n_documents, depth = [], 0, 0
     try:
-        events = [e for e in yaml.parse(text, Loader=yaml.SafeLoader) if not isinstance(e, _FRAME)]
-        n_documents = sum(
-            isinstance(e, yaml.DocumentStartEvent) for e in yaml.parse(text, Loader=yaml.SafeLoader)
-        )
+        for event in yaml.parse(
+            text, Loader=yaml.SafeLoader
+        ):  # as they come: deep text takes the parser hours
+            n_documents += isinstance(event, yaml.DocumentStartEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1
+                raise UsageError(
+                    f"{name}, line {line}: more than {DEEPEST} levels of lists and mappings are not allowed"
+                )
+            if not isinstance(event, _FRAME):
+                events.append(event)
+    except UsageError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -63,14 +74,14 @@ def parse(text, name):
         raise UsageError(f"{name}: this is not YAML ({reason})") from None
     if n_documents != 1 or not events:
         raise UsageError(f"{name} must hold lines of the form name: value")
-    value, _rest = _value(events, 0, name, 0)
+    value, _rest = _value(events, 0, name)
     return value
 
 
 _FRAME = (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent)
 
 
-def _value(events, at, name, depth):
+def _value(events, at, name):
     """The value that begins at an event, and where the next one begins."""
     event = events[at]
     line = f"{name}, line {event.start_mark.line + 1}"
@@ -78,28 +89,26 @@ def _value(events, at, name, depth):
         raise UsageError(f"{line}: anchors and aliases are not allowed; write the value out")
     if getattr(event, "tag", None):
         raise UsageError(f"{line}: tags such as {event.tag[:40]} are not allowed")
-    if depth > DEEPEST:
-        raise UsageError(f"{line}: more than {DEEPEST} levels of lists and mappings are not allowed")
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event, line), at + 1
     if isinstance(event, yaml.SequenceStartEvent):
         items, at = [], at + 1
         while not isinstance(events[at], yaml.SequenceEndEvent):
-            item, at = _value(events, at, name, depth + 1)
+            item, at = _value(events, at, name)
             items.append(item)
         return items, at + 1
     mapping, at = {}, at + 1
     while not isinstance(events[at], yaml.MappingEndEvent):
         line = f"{name}, line {events[at].start_mark.line + 1}"
-        key, at = _value(events, at, name, depth + 1)
+        key, at = _value(events, at, name)
         if not isinstance(key, str) or not (
             key.isidentifier() or not isinstance(key, Plain) or _is_stem(key)
         ):
             shown = key if isinstance(key, str) else "a list or mapping"
             raise UsageError(f"{line}: a name must be a word, got {str(shown)[:80]}")
         if key in mapping:
-            raise UsageError(f"{line}: {key} is given twice")
-        mapping[str(key)], at = _value(events, at, name, depth + 1)
+            raise UsageError(f"{line}: {' '.join(key.split())[:80]} is given twice")
+        mapping[str(key)], at = _value(events, at, name)
     return mapping, at + 1
 
 

@@ -15,12 +15,39 @@ import nbformat
 
 from labutils.conventions import CHECK, SOLUTION
 from labutils.course import files
-from labutils.course.notebook import parse, read, tags
+from labutils.course.notebook import read, tags
 from labutils.errors import ExerciseError, UsageError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-# nbgrader gives no points to a check that raises, and takes this part out of what it hands out.
-GRADED = "\n\n### BEGIN HIDDEN TESTS\nlesson.require_right()\n### END HIDDEN TESTS"
+# nbgrader gives no points to a check that raises, and takes this part out of what it hands out. What the check compares
+# is compared again in a fresh process (-I: without files of this folder): the cells above may have replaced anything here.
+GRADED = """
+
+### BEGIN HIDDEN TESTS
+def _grade(call):
+    import json, subprocess, sys, types
+
+    said = []
+    judge = "import importlib.util, json, runpy, sys; package = importlib.util.find_spec('labutils'); "
+    judge += "room = runpy.run_path(package.submodule_search_locations[0] + '/lesson/exercises.py'); "
+    judge += "arguments, settings = json.load(sys.stdin); room['check_exercise'](*arguments, **settings)"
+
+    def as_lists(value):
+        return (value if hasattr(value, "tolist") else value.to_numpy()).tolist()
+
+    def ask(*arguments, **settings):
+        asked = json.dumps([arguments, settings], default=as_lists)
+        command = [sys.executable, "-I", "-c", judge]
+        judged = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+        said.append((judged.stdout or judged.stderr).strip())
+
+    exec(call, {{**globals(), "lesson": types.SimpleNamespace(check_exercise=ask)}})
+    if set(said) != {{"right"}}:
+        raise AssertionError(", ".join(said) or "not done yet, or not in the form that was asked for")
+
+
+_grade({call!r})
+### END HIDDEN TESTS"""
 
 
 @dataclass
@@ -63,7 +90,7 @@ def make(paths, output, *, solved=False, force=False):
         If the folder cannot be written to.
     """
     paths = [Path(path) for path in paths]
-    folder, copies = files.Folder(output, sources=paths), {}
+    folder, copies = files.Folder(output, "student", sources=paths), {}
     folder.check((path.name for path in paths), force=True)  # what is there may be the very same copies
     for path in paths:
         if path.name in copies:
@@ -102,7 +129,7 @@ def with_solutions(node):
         stub, check, solution = (node.cells[i] for i in (exercise.stub, exercise.check, exercise.solution))
         _mark(node, exercise)
         stub.source += f"\n\n\n{BEGIN}\n{filling(check, solution, exercise.number)}\n{END}"
-        check.source += GRADED
+        check.source += GRADED.format(call=_last_statement(check, exercise.number))
         check.outputs = solution.outputs
     return _without(node, found)
 
@@ -118,6 +145,10 @@ def exercises(node):
     found, since = [], []  # the code cells since the last solution
     for number, cell in enumerate(node.cells):
         if cell.cell_type != "code":
+            if SOLUTION in tags(cell):
+                raise ExerciseError(
+                    f"cell {number + 1} is tagged {SOLUTION}, but only a code cell can be one"
+                )
             continue
         if SOLUTION not in tags(cell):
             since.append(number)
@@ -162,20 +193,29 @@ def filling(check, solution, which=0):
         If the last statements of the two cells differ, or there is nothing else.
     """
     checked, solved = _body(check, which), _body(solution, which)
-    if not checked or len(solved) < 2 or ast.dump(checked[-1]) != ast.dump(solved[-1]):
+    last = solved[-1] if len(solved) > 1 else None
+    is_apart = last is not None and last.col_offset == 0 and solved[-2].end_lineno < last.lineno
+    if not checked or not is_apart or ast.dump(checked[-1]) != ast.dump(last):
         raise ExerciseError(
             f"exercise {which}: the solution must give the stub's name its value, and then end in the check's last "
-            "statement, word for word"
+            "statement, word for word, on lines of its own"
         )
-    return "\n".join(solution.source.splitlines()[: solved[-1].lineno - 1]).strip()
+    lines = solution.source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join(lines[: last.lineno - 1]).strip()
+
+
+def _last_statement(cell, which):
+    return "\n".join(cell.source.splitlines()[_body(cell, which)[-1].lineno - 1 :])
 
 
 def _body(cell, which):
     try:
-        return parse(cell).body
-    except SyntaxError as error:
+        return ast.parse(
+            cell.source
+        ).body  # magics are not allowed here: their lines would be counted otherwise
+    except (SyntaxError, ValueError) as error:
         raise ExerciseError(
-            f"exercise {which}: a cell is not Python ({error.msg}, line {error.lineno})"
+            f"exercise {which}: a cell is not Python ({getattr(error, 'msg', error)}, line {getattr(error, 'lineno', 1)})"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """Tables of training runs, filled by training what they lack; they can be stopped at any time and taken up again."""
 
+import io
 import time
 from pathlib import Path
 
@@ -70,14 +71,20 @@ def fill(runs, table, *, n_jobs=2, device="auto"):
 
 def _add(result, table, runs):
     """Add a row to a table, unless somebody else has added that run meanwhile."""
-    with files.locked(table):
-        frame = pd.concat([read_table(table), pd.DataFrame([result])], ignore_index=True)
-        frame = frame.loc[~pd.Series(runs_of(frame)).duplicated()]
-        files.replace(table, _in_order(frame, runs).to_csv(index=False))
+    with files.locked(table.parent):
+        there = runs_of(read_table(table))
+        row_text = pd.DataFrame([result]).to_csv(index=False)
+        new = _as_text(io.StringIO(row_text))
+        (run,) = runs_of(pd.read_csv(io.StringIO(row_text)))
+        if run in there:
+            return
+        text = pd.concat([_as_text(table), new], ignore_index=True) if there else new
+        place = {run: number for number, run in enumerate(runs)}
+        order = [place.get(run, len(runs)) for run in [*there, run]]  # rows of other runs at the end
+        text = text.fillna("").iloc[sorted(range(len(text)), key=order.__getitem__)]
+        files.replace(table, text.to_csv(index=False))
 
 
-def _in_order(frame, runs):
-    """The rows in the order of the runs; rows of other runs at the end."""
-    place = {run: number for number, run in enumerate(runs)}
-    order = [place.get(run, len(runs)) for run in runs_of(frame)]
-    return frame.iloc[sorted(range(len(frame)), key=order.__getitem__)]
+def _as_text(table):
+    """A table with each value as it is written."""
+    return pd.read_csv(table, dtype=str, keep_default_na=False)

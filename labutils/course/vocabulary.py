@@ -1,6 +1,8 @@
 """The course's notation and terms: collected from the tables that end each lesson, and checked to agree."""
 
+import contextlib
 import re
+import unicodedata
 from dataclasses import dataclass
 
 RECURRENT = 8  # number of the first lesson on recurrent networks, which have letters of their own
@@ -164,8 +166,20 @@ def _table(found, table, key):
     for name, said in sorted(meanings, key=lambda pair: key(pair[0])):
         stems = dict.fromkeys(meanings[name, said])
         links = ", ".join(f"[{stem.split('_')[0]}]({stem}.ipynb)" for stem in stems)
-        lines.append(f"| {name} | {said} | {links} |")
+        lines.append(f"| {name}{_letter_names(name)} | {said} | {links} |")
     return lines
+
+
+def _letter_names(symbol):
+    """Hidden HTML with the names of a symbol's Greek letters and the letters, by which the search finds it."""
+    words = []
+    for command in re.findall(r"\\(?:var)?([A-Za-z]+)", symbol) if symbol.startswith("$") else []:
+        case = "CAPITAL" if command[0].isupper() else "SMALL"
+        with contextlib.suppress(KeyError):  # of other commands
+            letter = unicodedata.lookup(f"GREEK {case} LETTER {command.upper().replace('LAMBDA', 'LAMDA')}")
+            words += [command.lower(), letter]
+    words = " ".join(dict.fromkeys(words))
+    return f' <span class="letter-names" aria-hidden="true">{words}</span>' if words else ""
 
 
 def _cells(row):

@@ -1,10 +1,10 @@
 """NICE: an invertible network with the exact log-likelihood of the data."""
 
-import numbers
-
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from labutils.rules import check_counts
 
 PRIORS = ("logistic", "gaussian")
 
@@ -46,14 +46,8 @@ class NICE(nn.Module):
 
     def __init__(self, n_features, n_couplings=4, hidden_dim=64, n_hidden=2, prior="logistic"):
         super().__init__()
-        for name, value, lowest in (
-            ("n_features", n_features, 2),
-            ("n_couplings", n_couplings, 2),
-            ("hidden_dim", hidden_dim, 1),
-            ("n_hidden", n_hidden, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < lowest:
-                raise ValueError(f"{name} must be a whole number from {lowest}, got {value!r}")
+        check_counts(at_least=2, n_features=n_features, n_couplings=n_couplings)
+        check_counts(hidden_dim=hidden_dim, n_hidden=n_hidden)
         if prior not in PRIORS:
             raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
         self.n_features, self.prior = int(n_features), prior
@@ -137,8 +131,7 @@ class NICE(nn.Module):
         -------
         torch.Tensor, shape (n, n_features)
         """
-        if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-            raise ValueError(f"n must be a positive whole number, got {n!r}")
+        check_counts(n=n)
         size, like = (n, self.n_features), self.log_scale
         options = {"generator": generator, "dtype": like.dtype, "device": like.device}
         if self.prior == "gaussian":

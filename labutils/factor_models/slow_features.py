@@ -1,6 +1,5 @@
 """Slow feature analysis of time series, in one pass over the data."""
 
-import numbers
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -10,10 +9,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from labutils.factor_models.rank import FLOATS, floor_of, precision
 from labutils.factor_models.signs import fix_signs
+from labutils.rules import check_counts, check_numbers
 
 _BLOCK_ROWS = 1024  # enough for fast products, few enough for a hundred columns to stay in the cache
-_ROUNDING = 10 * np.finfo(float).eps  # a column that varies by less, relative to its mean, is constant
 
 
 class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -35,7 +35,8 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     tol : float, default=1e-10
         Directions whose variance is at most `tol` times the largest are cut off, since nothing but rounding
         would be seen in them [2]_. Variances are those of the columns scaled to unit variance, so that the
-        units of the columns do not matter.
+        units of the columns do not matter. Directions in which the data vary by no more than their own rounding
+        are cut off, too, and columns are given no weight: float32 has 7 digits; see `rounding_floor`.
 
     Attributes
     ----------
@@ -187,7 +188,7 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         ndarray, shape (n_samples, n_components_)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, X, reset=False, dtype=FLOATS)
         solution = self._solved()
         Y = np.empty((len(X), len(solution.components)))
         for begin in range(0, len(X), _BLOCK_ROWS):
@@ -253,10 +254,11 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _validate(self, X, **how):
         if self.n_components is not None:
-            _check_n_components(self.n_components)
-        if not isinstance(self.tol, numbers.Real) or not 0 < self.tol < 1:
-            raise ValueError(f"tol must be a number between 0 and 1, got {self.tol!r}")
-        X = validate_data(self, X, dtype=[np.float64, np.float32], **how)
+            check_counts(n_components=self.n_components)
+        check_numbers(above=0, tol=self.tol)
+        if self.tol >= 1:
+            raise ValueError(f"tol must be below 1, got {self.tol!r}")
+        X = validate_data(self, X, dtype=FLOATS, **how)
         if self.n_components is not None and self.n_components > X.shape[1]:
             raise ValueError(
                 f"n_components={self.n_components} exceeds the number of features of X, {X.shape[1]}: "
@@ -269,7 +271,7 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.n_samples_seen_, self.n_steps_seen_ = moments.n_samples, moments.n_steps
 
     def _solve(self):
-        return _solve(*self._moments.totals(), self.n_components, self.tol)
+        return _solve(*self._moments.totals(), self._moments.eps, self.n_components, self.tol)
 
     def _solved(self):
         """What the samples seen so far give, computed when it is first needed after new ones."""
@@ -280,11 +282,6 @@ class SlowFeatureAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             except ValueError as error:  # as an AttributeError too, so that hasattr and dir work meanwhile
                 raise NotFittedError(str(error)) from None
         return self._solution
-
-
-def _check_n_components(n_components):
-    if isinstance(n_components, bool) or not isinstance(n_components, numbers.Integral) or n_components < 1:
-        raise ValueError(f"n_components must be a positive integer or None, got {n_components!r}")
 
 
 def _starts(lengths, n_samples):
@@ -309,6 +306,7 @@ class _Moments:
 
     def __init__(self, n_features):
         self.n_samples = self.n_steps = 0
+        self.eps = 0.0  # precision of the coarsest chunk
         self._n_summed = 0  # rows in the sums; the others wait in the block
         self._centre = np.zeros(n_features)
         self._products = np.zeros((n_features, n_features))  # of rows less the centre
@@ -321,6 +319,7 @@ class _Moments:
         """Take the next rows; `starts` are those among them with which a sequence begins."""
         self.n_samples += len(X)
         self.n_steps += len(X) - len(starts)
+        self.eps = max(self.eps, precision(X.dtype))
         begin = 0
         while begin < len(X):
             end = min(begin + _BLOCK_ROWS - self._n_rows, len(X))
@@ -372,19 +371,23 @@ class _Solution:
     rank: int
 
 
-def _solve(n_steps, mean, covariance, steps, n_components, tol):
+def _solve(n_steps, mean, covariance, steps, eps, n_components, tol):
     """Whiten, then rotate to the directions in which the whitened data move least."""
     if n_steps == 0:
         raise ValueError("slow features need at least 2 samples in a row, and there were none")
     if not (np.isfinite(covariance).all() and np.isfinite(steps).all()):
         raise ValueError("the values of X are too large: their squares are infinite")
     std = np.sqrt(np.maximum(np.diag(covariance), 0))
-    varies = std > _ROUNDING * np.abs(mean)
+    floor = floor_of(np.hypot(mean, std), eps)
+    varies = std > floor
     if not varies.any():
         raise ValueError("X does not vary: each of its columns is constant")
     scale = np.where(varies, std, np.inf)
     variances, axes = eigh(covariance / scale / scale[:, None])
-    kept = variances > tol * variances[-1]
+    rounding = np.sum(
+        (axes * (floor / scale)[:, None]) ** 2, axis=0
+    )  # the variance that it may make along each
+    kept = variances > np.maximum(tol * variances[-1], rounding)
     rank = int(kept.sum())
     if n_components is None:
         n_components = rank

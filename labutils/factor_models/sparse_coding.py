@@ -1,15 +1,11 @@
-"""Sparse coding: the code of least cost under an L1 penalty, by ISTA and FISTA, and an encoder that learns it."""
+"""Sparse coding: the code of least cost under an L1 penalty, by ISTA and FISTA."""
 
-import math
-import numbers
 import warnings
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import nn
 
-from labutils.training import check_counts
+from labutils.rules import check_counts, check_numbers
 
 _LOOK_EVERY = 3  # steps between looks at the duality gap
 _BLOCK_BYTES = 2**18  # of each of the seven arrays that a step goes through
@@ -169,7 +165,7 @@ def kkt_violation(X, dictionary, alpha, code):
 def _encode(X, dictionary, alpha, init, max_iter, tol, accelerate):
     X, dictionary, alpha, init = _check(X, dictionary, alpha, init, "init")
     check_counts(max_iter=max_iter)
-    _check_at_least_0("tol", tol)
+    check_numbers(at_least=0, tol=tol)
 
     # In other units: atoms of length one (FISTA only), and correlations of at most one, whose squares neither
     # overflow nor vanish.
@@ -219,7 +215,7 @@ class _Block:
 
     def __init__(self, n_samples, dictionary, penalty, accelerate):
         self.gram, self.penalty, self.accelerate = dictionary @ dictionary.T, penalty, accelerate
-        self.steepest = _largest_eigenvalue(dictionary)
+        self.steepest = largest_eigenvalue(dictionary)
         self.size = min(n_samples, max(_BLOCK_BYTES // self.gram[0].nbytes, 16))
         self._wide = list(np.empty((8, self.size, len(penalty)), penalty.dtype))
         self._narrow = np.empty((5, self.size), penalty.dtype)
@@ -329,7 +325,7 @@ class _Block:
         self.curvature[which] = np.minimum(2 * self.curvature[which], self.steepest)
 
 
-def _largest_eigenvalue(dictionary):
+def largest_eigenvalue(dictionary):
     """Of dictionary @ dictionary.T; 1 where all the atoms are zero."""
     atoms = dictionary.astype(float)
     smaller = atoms @ atoms.T if len(atoms) <= atoms.shape[1] else atoms.T @ atoms
@@ -339,12 +335,12 @@ def _largest_eigenvalue(dictionary):
 def _check(X, dictionary, alpha, code, name):
     """The arguments as arrays of one dtype; a ValueError that says what is wrong with one."""
     X = _as_table(X, "X", "(n_samples, n_features)")
-    dictionary = _check_dictionary(dictionary).astype(X.dtype, copy=False)
+    dictionary = check_dictionary(dictionary).astype(X.dtype, copy=False)
     if X.shape[1] != dictionary.shape[1]:
         raise ValueError(
             f"X must have as many features as the atoms of dictionary, {dictionary.shape[1]}, got {X.shape[1]}"
         )
-    _check_at_least_0("alpha", alpha)
+    check_numbers(at_least=0, alpha=alpha)
     if code is not None:
         code = _as_table(code, name, "(n_samples, n_components)").astype(X.dtype, copy=False)
         if code.shape != (len(X), len(dictionary)):
@@ -355,18 +351,14 @@ def _check(X, dictionary, alpha, code, name):
     return X, dictionary, float(alpha), code
 
 
-def _check_dictionary(dictionary):
+def check_dictionary(dictionary):
+    """The dictionary as an array of float32 or float64; a ValueError that says what is wrong with it."""
     dictionary = _as_table(dictionary, "dictionary", "(n_components, n_features)")
     if not dictionary.size:
         raise ValueError(
             f"dictionary must hold at least one atom of at least one feature, got the shape {dictionary.shape}"
         )
     return dictionary
-
-
-def _check_at_least_0(name, value):
-    if not (isinstance(value, numbers.Real) and 0 <= value < math.inf):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
 
 
 def _as_table(values, name, shape):
@@ -379,64 +371,3 @@ def _as_table(values, name, shape):
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got nan or infinity")
     return values if values.dtype == np.float32 else values.astype(float, copy=False)
-
-
-class LISTA(nn.Module):
-    """Learned ISTA: a network whose layers are steps of `ista` with weights that can be trained.
-
-    A layer computes ``h = shrink(x @ W_e.T + h @ S.T, theta)``, starting from h = 0, with ``shrink(z, theta) =
-    sign(z) * max(abs(z) - theta, 0)``. All layers share the weights. At first ``W_e = dictionary / L``,
-    ``S = I - dictionary @ dictionary.T / L`` and ``theta = alpha / L``, with which the layers are the steps of
-    `ista`; training fits them to the data, so that few layers come as close as many steps.
-
-    Parameters
-    ----------
-    dictionary : array-like, shape (n_components, n_features)
-        One atom a row. The weights take its dtype, float32 or float64.
-    alpha : float
-        Weight of the L1 penalty, at least 0.
-    n_layers : int
-        Number of steps.
-
-    Attributes
-    ----------
-    W_e : torch.nn.Parameter, shape (n_components, n_features)
-    S : torch.nn.Parameter, shape (n_components, n_components)
-    theta : torch.nn.Parameter, shape (n_components,)
-
-    Raises
-    ------
-    ValueError
-        If an argument is not finite, has the wrong shape, or lies outside its range.
-
-    References
-    ----------
-    Gregor and LeCun, "Learning fast approximations of sparse coding", ICML 2010, algorithm 3.
-    """
-
-    def __init__(self, dictionary, alpha, n_layers):
-        super().__init__()
-        dictionary = _check_dictionary(dictionary)
-        _check_at_least_0("alpha", alpha)
-        check_counts(n_layers=n_layers)
-        step = 1 / _largest_eigenvalue(dictionary)
-        self.n_layers = n_layers
-        self.W_e = nn.Parameter(torch.from_numpy(step * dictionary))
-        self.S = nn.Parameter(
-            torch.from_numpy(np.eye(len(dictionary), dtype=step.dtype) - step * dictionary @ dictionary.T)
-        )
-        self.theta = nn.Parameter(torch.full((len(dictionary),), float(step * alpha), dtype=self.W_e.dtype))
-
-    def forward(self, X):
-        """Codes (n_samples, n_components) of the samples (n_samples, n_features)."""
-        n_features = self.W_e.shape[1]
-        if X.ndim != 2 or X.shape[1] != n_features:
-            raise ValueError(f"X must have the shape (n_samples, {n_features}), got {tuple(X.shape)}")
-        drive = X @ self.W_e.T
-        h = self._shrink(drive)
-        for _ in range(self.n_layers - 1):
-            h = self._shrink(drive + h @ self.S.T)
-        return h
-
-    def _shrink(self, z):
-        return torch.sign(z) * torch.relu(torch.abs(z) - self.theta)

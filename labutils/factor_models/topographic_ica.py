@@ -1,7 +1,6 @@
 """ICA whose components come in groups: overlapping ones on a grid, separate ones, or groups of one."""
 
 import math
-import numbers
 import warnings
 from collections import deque
 
@@ -11,7 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from labutils.factor_models.rank import FLOATS, rounding_floor
 from labutils.factor_models.signs import fix_signs
+from labutils.rules import check_counts, check_numbers
 
 _BLOCK = 512  # samples at a time: small enough for the cache, large enough for a matrix product
 _MEMORY = 10  # steps that L-BFGS remembers
@@ -35,10 +36,10 @@ def grid_neighbourhood(grid, radius=1):
     numpy.ndarray, shape (n_units, n_units), float64
         1 where the unit of the column belongs to the neighbourhood of the unit of the row, else 0.
     """
-    if not (isinstance(grid, tuple | list) and len(grid) == 2 and all(_is_whole(size, 1) for size in grid)):
-        raise ValueError(f"grid must be a pair of positive whole numbers, got {grid!r}")
-    if not _is_whole(radius, 0):
-        raise ValueError(f"radius must be a whole number from 0, got {radius!r}")
+    if not (isinstance(grid, tuple | list) and len(grid) == 2):
+        raise ValueError(f"grid must be a pair, rows and columns, got {grid!r}")
+    check_counts(**{"grid[0]": grid[0], "grid[1]": grid[1]})
+    check_counts(at_least=0, radius=radius)
     rows, columns = grid
     row, column = np.divmod(np.arange(rows * columns), columns)
     near = (_ring_distance(row, rows) <= radius) & (_ring_distance(column, columns) <= radius)
@@ -58,9 +59,7 @@ def block_neighbourhood(n_groups, group_size):
     numpy.ndarray, shape (n_groups, n_groups * group_size), float64
         1 where the unit of the column belongs to the group of the row, else 0.
     """
-    for name, value in (("n_groups", n_groups), ("group_size", group_size)):
-        if not _is_whole(value, 1):
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    check_counts(n_groups=n_groups, group_size=group_size)
     return np.repeat(np.eye(n_groups), group_size, axis=1)
 
 
@@ -85,7 +84,8 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ----------
     n_components : int, optional
         Sources, and leading principal components that are kept. By default as many as `neighbourhood` or
-        `grid` say, and else the rank of the data.
+        `grid` say, and else the rank of the data, which is the number of directions in which they vary by more
+        than rounding; see `rounding_floor`.
     grid : tuple of two int, optional
         Rows and columns of the map; by default as near to a square as `n_components` allows.
     radius : int
@@ -106,9 +106,10 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ----------
     components_ : numpy.ndarray, shape (n_components, n_features)
         Unmixing matrix: sources are ``(X - mean_) @ components_.T``. Row ``row * columns + column`` belongs to
-        the place (row, column) of the grid. Each row's entry of largest absolute value is positive.
+        the place (row, column) of the grid. Signs are those of `fix_signs`: each row's entry of largest
+        absolute value is positive.
     mixing_ : numpy.ndarray, shape (n_features, n_components)
-        Pseudo-inverse of `components_`; its columns are the features that sources add up to data.
+        Its columns are the features that sources add up to data; ``components_ @ mixing_`` is the identity.
     mean_ : numpy.ndarray, shape (n_features,)
     neighbourhood_ : numpy.ndarray, shape (n_groups, n_components)
         The pooling matrix G.
@@ -168,20 +169,21 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Itself.
         """
         self._check_numbers()
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
+        floor = rounding_floor(X)
+        X = X.astype(np.float64, copy=False)
         self.mean_ = X.mean(axis=0)
-        Z = X - self.mean_
-        s, axes = _principal_axes(Z)
-        self._settle_groups(rank=len(s))
+        whitening, mixing = _principal_axes(X - self.mean_, floor)
+        self._settle_groups(rank=len(whitening))
         n_components = self.neighbourhood_.shape[1]
-        s, axes = s[:n_components] / math.sqrt(len(X)), axes[:n_components]
-        Z = Z @ (axes.T / s)
+        whitening, mixing = whitening[:n_components], mixing[:, :n_components]
+        Z = (X - self.mean_) @ whitening.T
         start = check_random_state(self.random_state).standard_normal((n_components, n_components))
         left, _, right = np.linalg.svd(start)
         rotation = self._minimise(left @ right, Z)
-        unmixing = rotation @ (axes / s[:, None])
+        unmixing = rotation @ whitening
         self.components_ = fix_signs(unmixing)
-        self.mixing_ = axes.T * s @ rotation.T * np.sign(np.sum(unmixing * self.components_, axis=1))
+        self.mixing_ = mixing @ rotation.T * np.sign(np.sum(unmixing * self.components_, axis=1))
         self._n_features_out = n_components
         return self
 
@@ -220,13 +222,11 @@ class TopographicICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return X @ self.mixing_.T + self.mean_
 
     def _check_numbers(self):
-        whole, real = numbers.Integral, numbers.Real
-        _check_number(
-            "n_components", self.n_components, whole, "a positive whole number or None", or_none=True
-        )
-        _check_number("epsilon", self.epsilon, real, "a number above 0")
-        _check_number("max_iter", self.max_iter, whole, "a positive whole number")
-        _check_number("tol", self.tol, real, "a number from 0", zero=True)
+        if self.n_components is not None:
+            check_counts(n_components=self.n_components)
+        check_counts(max_iter=self.max_iter)
+        check_numbers(above=0, epsilon=self.epsilon)
+        check_numbers(at_least=0, tol=self.tol)
 
     def _settle_groups(self, rank):
         """Set the pooling matrix and the grid that belong to the parameters and the data."""
@@ -317,13 +317,18 @@ def _next_turn(gradient, memory):
     return step / largest if largest > 1 else step
 
 
-def _principal_axes(centred):
-    """Singular values and right singular vectors that are not zero, by way of the small factor of QR."""
-    if np.ptp(centred, axis=0).max() == 0:
+def _principal_axes(centred, floor):
+    """Matrices to whiten the data and to undo it, by the principal components that vary by more than rounding."""
+    units = np.linalg.qr(centred / floor, mode="r") / math.sqrt(len(centred))
+    _, std, axes = np.linalg.svd(units, full_matrices=False)  # of columns in units of their rounding
+    kept = std > 1
+    if not kept.any():
         raise ValueError("X must not be constant in all columns")
-    _, s, axes = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
-    kept = s > max(centred.shape) * np.finfo(float).eps * s[0]
-    return s[kept], axes[kept]
+    std, axes = std[kept], axes[kept]
+    # White already; the rest turns white data to the principal components of the data in their own units.
+    loadings, spread, turn = np.linalg.svd(floor[:, None] * axes.T * std, full_matrices=False)
+    signs = np.sign(np.sum(loadings * fix_signs(loadings.T).T, axis=0))
+    return signs[:, None] * turn @ (axes / std[:, None] / floor), loadings * spread * signs
 
 
 def _near_square(n):
@@ -336,15 +341,3 @@ def _ring_distance(place, size):
     """Distances on a ring of a size between all pairs of places."""
     apart = np.abs(place[:, None] - place)
     return np.minimum(apart, size - apart)
-
-
-def _is_whole(value, lowest):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= lowest
-
-
-def _check_number(name, value, kind, allowed, *, zero=False, or_none=False):
-    if value is None and or_none:
-        return
-    ok = isinstance(value, kind) and not isinstance(value, bool) and np.isfinite(value)
-    if not (ok and (value > 0 or (zero and value == 0))):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")

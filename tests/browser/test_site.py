@@ -1,5 +1,9 @@
-"""The static pages in a browser, opened from disk: nothing in the console, figures and mathematics shown, all by keyboard."""
+"""The static pages in a browser, opened from disk: nothing in the console, figures and mathematics shown, all by keyboard.
 
+Also printed, and with scripts of a notebook in them, which the pages' policy does not let run.
+"""
+
+import nbformat
 import pytest
 
 from labutils.course import site
@@ -86,3 +90,60 @@ def test_on_a_telephone_the_contents_open_and_lead_to_a_lesson(pages, open_page)
     page.locator(".nav-overlay-icon").first.click()
     link.click()
     page.wait_for_url(pages(STEMS[3]))
+
+
+@pytest.mark.parametrize("letter", ["lambda", "λ"])
+def test_search_finds_a_letter_on_the_page_of_symbols(letter, pages, page):
+    page.goto(f"{pages('search')}?q={letter}")
+    page.locator("#search-results a[href*='notation']").first.click()
+    page.wait_for_url(f"{pages('notation')}*")
+    assert letter in page.locator("article").text_content()
+
+
+def test_a_printed_page_holds_solutions_below_their_headings_and_wraps_code(pages, open_page):
+    page = open_page(width=700, height=900)
+    page.goto(pages("02_pca"))
+    code = page.locator("details.hide pre").first
+    hint = page.locator("details:not(.hide) > :not(summary)").first
+    assert not code.is_visible()
+    page.emulate_media(media="print")
+    assert code.is_visible()
+    assert code.bounding_box()["height"] > 10
+    assert hint.is_visible()
+    assert page.locator("details.hide summary").first.is_visible()
+    wide = "pre => pre.scrollWidth > pre.clientWidth + 1"
+    assert not any(pre.evaluate(wide) for pre in page.locator("article pre").all())
+
+
+def test_no_script_runs_but_those_of_the_theme(tmp_path, page, console):
+    """Not even one that got past the cleaning: it is put into the finished page here."""
+    path = tmp_path / "50_a.ipynb"
+    cells = ["# A", "<script>said = 'in Markdown'</script>", "<img src='' onerror=\"said = 'by an event'\">"]
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_markdown_cell, cells))), path)
+    site.build([path], tmp_path / "out")
+    built = tmp_path / "out" / "50_a.html"
+    assert "said" not in built.read_text(encoding="utf-8").replace("_said", "")
+    attack = "<script>said = 'inline'</script><img src='none.png' onerror=\"said = 'by an event'\">"
+    attack += "<img src='https://a.example/b.png'><script src='https://a.example/c.js'></script>"
+    text = built.read_text(encoding="utf-8").replace("</article>", f"{attack}</article>")
+    built.write_text(text, encoding="utf-8")
+    console.allow(
+        "Content Security Policy|ERR_FILE_NOT_FOUND|asked another host"
+    )  # asked, and then not let out
+    blocked = []
+    page.on("requestfailed", lambda request: blocked.append((request.url, request.failure)))
+    page.goto(built.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("typeof said") == "undefined"
+    assert {("https://a.example/b.png", "csp"), ("https://a.example/c.js", "csp")} <= set(blocked)
+    assert page.evaluate("document.body.dataset.theme") == "auto"  # set by the theme's inline script
+    assert sum("Content Security Policy" in line for line in console.errors) >= 3
+
+
+def test_scripts_of_a_trusted_notebook_run(tmp_path, page):
+    path = tmp_path / "50_a.ipynb"
+    cells = ["# A", "<script>said = 'in Markdown'</script>"]
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_markdown_cell, cells))), path)
+    site.build([path], tmp_path / "out", trust=True)
+    page.goto((tmp_path / "out" / "50_a.html").as_uri())
+    assert page.evaluate("said") == "in Markdown"
