@@ -351,7 +351,7 @@ def _evaluate(model, criterion, inputs, labels, name, batch_size=500):
     return Evaluation(loss, accuracy, predictions.cpu())
 
 
-@torch.no_grad()  # not inference_mode, whose tensors can be neither edited nor used as targets
+@torch.no_grad()  # not inference_mode: what a model keeps of it could be neither edited nor used in training
 def _all_scores(model, inputs, batch_size):
     """The model's scores of all inputs, computed a batch at a time in evaluation mode."""
     was_training = model.training

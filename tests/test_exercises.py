@@ -212,6 +212,9 @@ def test_mistakes_are_told_from_the_answer_in_any_form():
     mistakes = [([2 + 0j, 1], "the other way round"), (torch.tensor([2.0, 2.0], requires_grad=True), "twice")]
     assert said([W[1], W[0]], [1, 2], mistakes=mistakes) == "wrong: the other way round"
     assert said([W[1], W[1]], [1, 2], mistakes=mistakes) == "wrong: twice"
+    masks = [([True, False], "say how large, not whether")]
+    assert said(np.array([1, 0]) > 0, [3, 0], mistakes=masks) == "wrong: say how large, not whether"
+    assert said([1, 0], [3, 0], mistakes=masks) == "wrong: off by the factor 0.3333"
 
 
 # --- functions of students ------------------------------------------------------------------------------

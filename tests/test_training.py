@@ -1055,6 +1055,16 @@ def test_predictions_are_ordinary_tensors():
     fit(model, optimizer, TRAIN, (TEST[0], predictions), n_iters=1, device="cpu", verbose=False)
 
 
+def test_what_a_model_keeps_of_an_evaluation_is_an_ordinary_tensor():
+    def keep(scores):
+        kept.append(scores)
+        return scores
+
+    kept = []
+    evaluate(Answering(keep), *TEST)
+    assert not kept[0].is_inference()
+
+
 @pytest.mark.parametrize("seed", [True, 2.0, "0"])
 def test_seed_that_only_looks_like_an_integer_is_refused(seed):
     assert "seed must be an integer" in refused(TypeError, seed=seed)

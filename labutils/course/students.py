@@ -41,7 +41,8 @@ def _grade(call):
         judged = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
         said.append((judged.stdout or judged.stderr).strip())
 
-    exec(call, {{**globals(), "lesson": types.SimpleNamespace(check_exercise=ask)}})
+    attempt = lambda function, *arguments: function(*arguments)  # what it raises costs the point
+    exec(call, {{**globals(), "lesson": types.SimpleNamespace(check_exercise=ask, attempt=attempt)}})
     if set(said) != {{"right"}}:
         raise AssertionError(", ".join(said) or "not done yet, or not in the form that was asked for")
 

@@ -121,15 +121,9 @@ def _compare_words(answer, expected, mistakes):
 @np.errstate(all="ignore")  # a wrong answer may overflow
 def _compare(answer, expected, mistakes, rtol, atol):
     def same(a, b):
-        return a.shape == b.shape and np.allclose(a, b, rtol=rtol, atol=atol)
+        alike = a.shape == b.shape and (a.dtype == bool) == (b.dtype == bool)
+        return alike and np.allclose(a, b, rtol=rtol, atol=atol)
 
-    if (answer.dtype == bool) != (expected.dtype == bool) and answer.size:
-        needed = (
-            ("numbers are", "True and False") if expected.dtype != bool else ("True or False is", "numbers")
-        )
-        return f"wrong: {needed[0]} needed, got {needed[1]}"
-    if answer.dtype == bool:
-        answer, expected = answer.astype(float), expected.astype(float)
     if np.iscomplexobj(answer) and not answer.imag.any():
         answer = answer.real
     if same(answer, expected):
@@ -137,6 +131,13 @@ def _compare(answer, expected, mistakes, rtol, atol):
     for wrong, message in mistakes:
         if same(answer, _as_array(wrong)):
             return f"wrong: {message}"
+    if (answer.dtype == bool) != (expected.dtype == bool) and answer.size:
+        needed = (
+            ("numbers are", "True and False") if expected.dtype != bool else ("True or False is", "numbers")
+        )
+        return f"wrong: {needed[0]} needed, got {needed[1]}"
+    if answer.dtype == bool:
+        answer, expected = answer.astype(float), expected.astype(float)
     if answer.shape != expected.shape:
         if expected.shape == ():
             return f"wrong: one number is needed, got {answer.size} in a list or array"
