@@ -92,6 +92,11 @@ def _sums_in_single_precision(rng):
     return np.hstack([X, X[:, :1] + X[:, 1:2], 100 + X[:, 2:] - X[:, :1]])
 
 
+def _far_from_zero_in_single_precision(rng):
+    X = 300 + _sources(rng).astype(np.float32)
+    return np.hstack([X, X[:, :1] + X[:, 1:2], X[:, 2:] - X[:, :1] + 500])
+
+
 def _wide_and_far_from_zero(rng):
     return rng.standard_normal((12, 300)) + 1e4
 
@@ -126,6 +131,7 @@ HARD = {  # beside each matrix the number of directions in which it varies
     "sums of columns, units far apart": (_sums_in_far_apart_units, 3),
     "sums of columns, far from zero": (_sums_far_from_zero, 3),
     "sums of columns in single precision": (_sums_in_single_precision, 3),
+    "sums of columns in single precision, far from zero": (_far_from_zero_in_single_precision, 3),
     "wide and far from zero": (_wide_and_far_from_zero, 11),
     "wide, in single precision": (_wide_in_single_precision, 11),
     "small but real": (_small_but_real, 3),

@@ -1,5 +1,7 @@
 """What notebook 01 writes out, against scikit-learn and closed forms, on inputs harder than the lesson's."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scratch
@@ -7,8 +9,10 @@ from scipy import stats
 from scipy.linalg import subspace_angles
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
 
 LESSON = scratch.load("01_linear_factor_models")
+quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 NOISE_OF_DIGITS = {2: 13.853948, 10: 5.824351, 20: 2.886195, 40: 0.590590}  # by number of factors
 
 
@@ -162,6 +166,7 @@ def test_equal_eigenvalues_give_no_nan():
     np.testing.assert_allclose(W @ W.T + sigma2 * np.eye(4), 0.09 / 4 * np.eye(4), atol=1e-12)
 
 
+@quiet
 @pytest.mark.parametrize("name", INPUTS)
 def test_em_reaches_the_closed_form(name):
     X = INPUTS[name]()
@@ -227,6 +232,93 @@ def test_factor_analysis_equals_scikit_learn(name, seed):
     )
 
 
+def _loglik_of_closed_form(X, q):
+    b, W, sigma2 = LESSON["ppca_ml"](X, q)
+    return LESSON["mean_loglik"](X, b, W @ W.T + sigma2 * np.eye(len(b)))
+
+
+def _of_three_factors(n, d, noise, seed):
+    rng = np.random.default_rng([seed, d])
+    W = rng.standard_normal((d, 3))
+    return [rng.standard_normal((n, 3)) @ W.T + noise * rng.standard_normal((n, d)) for _ in range(2)]
+
+
+@quiet
+@pytest.mark.parametrize("noise", [0.5, 0.05, 0.005])
+@pytest.mark.parametrize("seed", range(2))
+def test_factor_analysis_is_not_below_its_special_case_where_noise_is_small(noise, seed):
+    train, _ = _of_three_factors(300, 10, noise, seed)
+    logliks = LESSON["fa_em"](train, 3, np.random.default_rng(0))[-1]
+    assert logliks[-1] >= _loglik_of_closed_form(train, 3)
+    library = FactorAnalysis(3, svd_method="lapack", tol=1e-8, max_iter=5000).fit(train)
+    assert logliks[-1] == pytest.approx(library.score(train), abs=1e-3)
+
+
+@quiet
+@pytest.mark.parametrize("n_iters", [1, 300])
+@pytest.mark.parametrize("name", INPUTS)
+def test_factor_analysis_is_not_below_its_special_case(name, n_iters):
+    X = INPUTS[name]()
+    X = X[:, X.std(axis=0) > 1e-9]  # no constant feature
+    logliks = LESSON["fa_em"](X, 2, np.random.default_rng(0), n_iters=n_iters)[-1]
+    assert logliks[-1] >= _loglik_of_closed_form(X, 2) - 1e-9
+    assert (np.diff(logliks) > -1e-7).all()
+
+
+@quiet
+@pytest.mark.parametrize("n_iters", [1, 300])
+@pytest.mark.parametrize("noise", [0.05, 5e-4])  # the second is below a millionth of the variances
+def test_factor_analysis_begins_no_lower_than_its_special_case(noise, n_iters):
+    X, _ = _of_three_factors(300, 10, noise, 0)
+    logliks = LESSON["fa_em"](X, 3, np.random.default_rng(0), n_iters=n_iters)[-1]
+    assert logliks[-1] >= _loglik_of_closed_form(X, 3)
+
+
+@quiet
+@pytest.mark.parametrize(("n", "d", "seed"), [(500, 15, 0), (500, 15, 1), (300, 10, 0), (200, 8, 2)])
+def test_held_out_likelihood_counts_three_factors_where_noise_is_small(n, d, seed):
+    train, test = _of_three_factors(n, d, 0.05, seed)
+    held_out = []
+    for q in range(1, 8):
+        b, W, psi, _ = LESSON["fa_em"](train, q, np.random.default_rng(0))
+        held_out.append(LESSON["mean_loglik"](test, b, W @ W.T + np.diag(psi)))
+    assert 1 + np.argmax(held_out) == 3
+
+
+@pytest.mark.parametrize("fit", ["ppca_em", "fa_em"])
+def test_em_says_when_it_has_not_converged(fit):
+    X, _ = _of_three_factors(300, 10, 0.05, 0)
+    with pytest.warns(ConvergenceWarning, match="EM has not converged: step 3 still changed") as said:
+        *_, logliks = LESSON[fit](X, 3, np.random.default_rng(0), n_iters=3)
+    assert len(logliks) == 3
+    assert said[0].filename == __file__
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("fit", ["ppca_em", "fa_em"])
+def test_em_stops_when_little_is_left_to_gain_in_whatever_units(fit, unit):
+    X = _random(200, 6)
+    with warnings.catch_warnings(action="error"):
+        *_, logliks = LESSON[fit](unit * X, 2, np.random.default_rng(0), n_iters=5000, tol=1e-9)
+    with warnings.catch_warnings(action="ignore"):
+        *_, further = LESSON[fit](unit * X, 2, np.random.default_rng(0), n_iters=5000, tol=0)
+    assert 5 < len(logliks) < 2000
+    assert further[-1] - logliks[-1] < 2e-9
+    assert len(logliks) == pytest.approx(
+        len(LESSON[fit](X, 2, np.random.default_rng(0), n_iters=5000, tol=1e-9)[-1]), rel=0.1
+    )
+
+
+def test_a_seed_does_as_well_as_a_generator():
+    W = np.ones((2, 1))
+    draws = [LESSON["sample_lfm"](W, 0, "laplace", 1, 4, rng)[0] for rng in (3, np.random.default_rng(3))]
+    np.testing.assert_array_equal(*draws)
+    X = _random(50, 4)
+    fits = [LESSON["ppca_em"](X, 1, rng)[1] for rng in (3, np.random.default_rng(3))]
+    np.testing.assert_array_equal(*fits)
+
+
+@quiet
 @pytest.mark.parametrize("name", ["rank-deficient", "fewer samples than features"])
 def test_factor_analysis_stays_finite_where_the_likelihood_has_no_bound(name):
     X = INPUTS[name]()
@@ -237,9 +329,12 @@ def test_factor_analysis_stays_finite_where_the_likelihood_has_no_bound(name):
 
 
 def test_factor_analysis_refuses_a_constant_feature_in_a_sentence():
-    with pytest.raises(ValueError, match="a feature is constant") as error:
-        LESSON["fa_em"](_with_constant_column(), 2, np.random.default_rng(0))
-    assert "\n" not in str(error.value)
+    X = _with_constant_column()
+    for constant in (0.1, 123456789.1, 0.1 + 1e-17 * np.arange(len(X)) % 3):
+        X[:, 2] = constant
+        with pytest.raises(ValueError, match="a feature is constant") as error:
+            LESSON["fa_em"](X, 2, np.random.default_rng(0))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("fit", ["ppca_ml", "ppca_em", "fa_em"])
@@ -254,6 +349,7 @@ def test_factor_analysis_refuses_a_constant_feature_in_a_sentence():
         (np.full((5, 3), np.nan), 1, "contains NaN"),
         (np.arange(5.0), 1, "Expected 2D array"),
         (np.ones((1, 3)), 1, "minimum of 2 is required"),
+        (np.full((5, 3), 123456789.1), 1, "below the data's rank, 0, got 1"),
     ],
 )
 def test_bad_input_is_refused(fit, X, n_components, sentence):

@@ -1,10 +1,13 @@
 """What notebook 02 writes out, against scikit-learn, on inputs harder than the lesson's."""
 
+import warnings
+
 import linear_inputs
 import numpy as np
 import pytest
 import scratch
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 
 LESSON = scratch.load("02_pca")
 METHODS = ("pca_eigh", "pca_svd", "pca_power")
@@ -130,3 +133,40 @@ def test_noise_larger_than_the_variances_is_refused(noise_variance):
 
 def test_psnr_of_a_tenth_of_the_range_is_twenty_decibels():
     assert LESSON["psnr"](np.full((3, 4), 0.6), np.full((3, 4), 0.5)) == pytest.approx(20)
+
+
+def _two_variances(first, second, turn=0.5, n=400):
+    """Data with exactly these variances along two axes, turned."""
+    columns, _ = np.linalg.qr(np.column_stack([np.ones(n), np.random.default_rng(0).standard_normal((n, 2))]))
+    c, s = np.cos(turn), np.sin(turn)
+    return n**0.5 * columns[:, 1:] * np.sqrt([first, second]) @ np.array([[c, s], [-s, c]])
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1, 1e8])
+def test_power_iteration_says_when_it_has_not_converged(unit):
+    X = unit * _two_variances(1.0005, 1)
+    with pytest.warns(ConvergenceWarning, match="component 1 still moves by .* a step after 1000 steps"):
+        LESSON["pca_power"](X, 1)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1, 1e8])
+@pytest.mark.parametrize("variances", [(1.05, 1), (1, 1e-6), (1, 0)])
+def test_power_iteration_that_says_nothing_is_right(unit, variances):
+    X = unit * _two_variances(*variances)
+    with warnings.catch_warnings(action="error"):
+        W = LESSON["pca_power"](X, 2)[1]
+    np.testing.assert_allclose(np.abs(W[:, 0] @ LESSON["pca_svd"](X, 2)[1][:, 0]), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["whiten", "pca_svd"])
+@pytest.mark.parametrize("constant", [0.1, 123456789.1, 0.1 + 1e-17 * np.arange(12).reshape(4, 3)])
+def test_columns_that_vary_by_rounding_alone_are_constant(name, constant):
+    arguments = () if name == "whiten" else (1,)
+    with pytest.raises(ValueError, match="must not be constant"):
+        LESSON[name](np.zeros((4, 3)) + constant, *arguments)
+
+
+def test_whitened_data_are_scores_with_their_signs():
+    X = linear_inputs.make("random")
+    b, W, variances = LESSON["pca_svd"](X, 6)
+    np.testing.assert_allclose(LESSON["whiten"](X), (X - b) @ W / np.sqrt(variances), atol=1e-9)

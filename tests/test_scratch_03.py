@@ -1,15 +1,18 @@
 """What notebook 03 writes out, against scikit-learn and closed forms, on inputs harder than the lesson's."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
 import scratch
 from scipy.stats import kurtosis
 from sklearn.decomposition import PCA, FastICA
+from sklearn.exceptions import ConvergenceWarning
 
 LESSON = scratch.load("03_ica")
 N = 3000
+quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 def _sources(kind, q=3, n=N, seed=0):
@@ -134,6 +137,7 @@ def test_fastica_leaves_a_point_half_way_between_symmetric_sources(kind):
         assert LESSON["amari_index"](R @ K) < 0.05
 
 
+@quiet
 def test_fastica_returns_an_orthogonal_matrix(X):
     Z, _ = LESSON["whiten"](X)
     R, _ = LESSON["fastica"](Z, np.random.default_rng(0), n_iters=20)
@@ -142,7 +146,26 @@ def test_fastica_returns_an_orthogonal_matrix(X):
 
 def test_fastica_says_when_it_has_not_converged():
     Z, _ = LESSON["whiten"](_sources("Gaussian", q=4))
-    assert LESSON["fastica"](Z, np.random.default_rng(0), n_iters=7)[1] == 7
+    with pytest.warns(ConvergenceWarning, match="after 7 iterations a row still turns by .* degrees"):
+        assert LESSON["fastica"](Z, np.random.default_rng(0), n_iters=7)[1] == 7
+
+
+@pytest.mark.parametrize("kind", ["Laplace", "uniform"])
+def test_infomax_says_when_it_has_not_converged_and_only_then(kind):
+    Z, _ = LESSON["whiten"](_sources(kind) @ _mixing(3, 3).T)
+    with warnings.catch_warnings(action="error"):
+        R = LESSON["infomax"](Z, np.random.default_rng(0), kurtosis)
+    Y = Z @ R.T
+    phi = np.tanh(Y) if kind == "Laplace" else Y - np.tanh(Y)
+    assert np.abs(phi.T @ Y / N - np.eye(3)).max() <= 1e-8
+    with pytest.warns(ConvergenceWarning, match="after 1000 iterations 0.[0-9]+ is left of I - E"):
+        LESSON["infomax"](Z, np.random.default_rng(0), kurtosis, learning_rate=1.0)
+
+
+@pytest.mark.parametrize("name", ["fastica", "infomax"])
+def test_a_seed_does_as_well_as_a_generator(name):
+    Z, _ = LESSON["whiten"](_sources("Laplace"))
+    np.testing.assert_array_equal(LESSON[name](Z, 3)[0], LESSON[name](Z, np.random.default_rng(3))[0])
 
 
 def _amari_by_loops(P):
@@ -212,6 +235,7 @@ def test_infomax_ends_at_a_point_of_rest_near_the_sources(kind, sign_of):
     assert LESSON["amari_index"](R @ K @ W) < 0.03
 
 
+@quiet
 def test_infomax_steps_along_the_natural_gradient():
     Z, _ = LESSON["whiten"](_sources("Laplace"))
     start = LESSON["infomax"](Z, np.random.default_rng(0), n_iters=0)
@@ -221,6 +245,7 @@ def test_infomax_steps_along_the_natural_gradient():
     np.testing.assert_allclose(result, start + step, rtol=1e-12)
 
 
+@quiet
 def test_infomax_without_a_switch_mixes_uniform_sources():
     W = _mixing(4, 4)
     Z, K = LESSON["whiten"](_sources("uniform", q=4) @ W.T)
@@ -260,6 +285,12 @@ REFUSED = {
     "a row of zeros": ("amari_index", [np.diag([1.0, 0.0])], "no row or column of zeros"),
     "too few estimates": ("match_sources", [np.eye(4), np.eye(4)[:, :2]], "at least as many columns"),
     "other length": ("match_sources", [np.eye(4), np.eye(5)], "as many rows as H"),
+    "all large and constant": ("whiten", [np.full((9, 2), 123456789.1)], "must not be constant"),
+    "constant but for rounding": (
+        "match_sources",
+        [np.eye(3), np.eye(3) * 1e-17 + 0.1],
+        "is constant",
+    ),
     "constant estimate": ("match_sources", [np.eye(3), np.ones((3, 3))], "is constant"),
 }
 

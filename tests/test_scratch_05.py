@@ -183,6 +183,15 @@ def test_input_is_not_modified(name):
     np.testing.assert_array_equal(argument, before)
 
 
+def test_without_the_cut_off_rounding_becomes_a_feature():
+    angle = np.cumsum(0.1 * np.random.default_rng(0).standard_normal(2000))
+    circle = LESSON["quadratic"](np.column_stack([np.cos(angle), np.sin(angle)]))
+    assert len(LESSON["sfa"](circle)[0]) == 4
+    U, _, _ = LESSON["sfa"](circle, tolerance=0)
+    assert len(U) == 5
+    assert np.abs(U).max() > 1e6
+
+
 REFUSED = {
     "one dimension": ("sfa", [np.zeros(5)], "Expected 2D array"),
     "nan": ("sfa", [np.array([[1.0, np.nan], [2.0, 3.0]])], "contains NaN"),
@@ -190,6 +199,12 @@ REFUSED = {
     "constant": ("sfa", [np.full((9, 2), 0.1)], "must not be constant in all columns"),
     "too many": ("sfa", [_driven(), 5], "n_components must be from 1 to 4, the rank of X, got 5"),
     "none": ("sfa", [_driven(), 0], "n_components must be from 1 to 4"),
+    "large and constant": ("sfa", [np.full((9, 2), 123456789.1)], "must not be constant in all columns"),
+    "constant but for rounding": (
+        "delta",
+        [0.1 + 1e-17 * np.arange(12).reshape(4, 3)],
+        "must not have a constant column",
+    ),
     "constant column": ("delta", [linear_inputs.make("constant column")], "must not have a constant column"),
     "nan in delta": ("delta", [np.full((4, 2), np.nan)], "contains NaN"),
     "one step": ("delta", [np.ones((1, 2))], "minimum of 2 is required"),

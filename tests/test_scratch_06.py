@@ -1,5 +1,6 @@
 """What notebook 06 writes out, against scikit-learn, SPAMS, autograd and closed forms, on hard inputs."""
 
+import warnings
 from itertools import islice
 
 import linear_inputs
@@ -9,6 +10,7 @@ import scratch
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
+from sklearn.exceptions import ConvergenceWarning
 
 from labutils import factor_models
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Objective did not converge")
 
 LESSON = scratch.load("06_sparse_coding")
 STEPS = ["ista", "fista"]
+quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 def _unit_rows(D):
@@ -281,6 +284,34 @@ def test_learned_dictionary_is_as_good_as_scikit_learns_at_equal_budget():
         learner.partial_fit(X[batch])
     costs = [_lowest(X, D, 0.15).mean() for D in (ours, learner.components_)]
     assert costs[0] <= 1.03 * costs[1]
+
+
+@quiet
+@pytest.mark.parametrize("unit", [1e-150, 1e-8, 1e-6, 1e6])
+def test_patches_in_other_units_train_the_same_dictionary(unit):
+    X, _ = _planted()
+    expected, D = (LESSON["learn_dictionary"](c * X, 12, c * 0.1, 30, 5) for c in (1, unit))
+    np.testing.assert_allclose(D, expected, atol=1e-6)
+
+
+def test_learn_dictionary_says_when_its_atoms_still_move():
+    X, _ = _planted()
+    with pytest.warns(ConvergenceWarning, match="after 2 steps atoms still move by [0-9]+%"):
+        LESSON["learn_dictionary"](X, 12, 0.1, 2, 0)
+    with warnings.catch_warnings(action="error"):
+        LESSON["learn_dictionary"](X, 12, 0.1, 300, 0)
+
+
+def test_learn_dictionary_says_when_alpha_is_too_large_to_learn_anything():
+    X, _ = _planted()
+    with pytest.warns(ConvergenceWarning, match="alpha is too large, and nothing was learned"):
+        LESSON["learn_dictionary"](1e-8 * X, 12, 0.1, 3, 0)
+
+
+def test_a_seed_does_as_well_as_a_generator():
+    X, _ = _planted()
+    ours = [LESSON["learn_dictionary"](X, 12, 0.1, 0, rng) for rng in (7, np.random.default_rng(7))]
+    np.testing.assert_array_equal(*ours)
 
 
 def test_an_atom_that_no_patch_uses_stays_as_it_is():

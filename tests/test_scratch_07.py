@@ -208,6 +208,16 @@ REFUSED = {
         [np.ones((9, 2)), np.arange(9) % 2, np.ones((9, 2)), np.ones(9), 0],
         "constant",
     ),
+    "constant code of large numbers": (
+        "probe",
+        [np.full((9, 2), 123456789.1), np.arange(9) % 2, np.full((9, 2), 123456789.1), np.arange(9) % 2, 0],
+        "constant",
+    ),
+    "code that varies by rounding": (
+        "probe",
+        [0.1 + 1e-17 * np.arange(18).reshape(9, 2), np.arange(9) % 2, np.ones((9, 2)), np.arange(9) % 2, 0],
+        "constant",
+    ),
     "probe, nan": ("probe", [NAN, [0, 1], NAN, [0, 1], 0], "contains NaN"),
     "told_apart, other shape": ("told_apart", [np.ones((3, 2)), np.ones((2, 2))], "the same shape"),
     "told_apart, nan": ("told_apart", [NAN, NAN], "contains NaN"),

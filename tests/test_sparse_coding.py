@@ -447,3 +447,16 @@ def test_a_network_that_cannot_be_made_is_refused(arguments, sentence):
 def test_a_network_refuses_samples_of_another_size(shape):
     with pytest.raises(ValueError, match=r"X must have the shape \(n_samples, 3\)"):
         LISTA(np.ones((2, 3)), 0.1, 2)(torch.ones(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("X", "kind", "sentence"),
+    [
+        (torch.ones(5, 3), ValueError, "dtype of the dictionary, torch.float64, got torch.float32"),
+        (torch.ones(5, 3, dtype=int), ValueError, "dtype of the dictionary, torch.float64, got torch.int64"),
+        (np.ones((5, 3)), TypeError, "X must be a torch tensor, got ndarray"),
+    ],
+)
+def test_a_network_refuses_samples_of_another_kind(X, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        LISTA(np.ones((2, 3)), 0.1, 2)(X)

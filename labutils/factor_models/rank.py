@@ -17,7 +17,9 @@ def rounding_floor(X):
     counts if its standard deviation is above 1, whatever the units and the precision of the data::
 
         floor = rounding_floor(X)
-        _, s, axes = np.linalg.svd((X - X.mean(axis=0)) / floor, full_matrices=False)
+        centred = X - X.mean(axis=0)
+        centred -= centred.mean(axis=0)  # a mean of many numbers is rounded, too
+        _, s, axes = np.linalg.svd(centred / floor, full_matrices=False)
         counts = s > np.sqrt(len(X))
 
     Parameters

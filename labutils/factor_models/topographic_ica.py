@@ -319,6 +319,7 @@ def _next_turn(gradient, memory):
 
 def _principal_axes(centred, floor):
     """Matrices to whiten the data and to undo it, by the principal components that vary by more than rounding."""
+    centred = centred - centred.mean(axis=0)  # once more, for a mean of many numbers is rounded, too
     units = np.linalg.qr(centred / floor, mode="r") / math.sqrt(len(centred))
     _, std, axes = np.linalg.svd(units, full_matrices=False)  # of columns in units of their rounding
     kept = std > 1
