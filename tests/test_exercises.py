@@ -202,7 +202,6 @@ def test_wrong_in_whatever_form(name):
         [W, None],
         (raising, None),
     ],
-    ids=repr,
 )
 def test_a_gap_anywhere_is_not_done_yet(answer):
     assert said(answer, [1.0, 2.0]) == "not done yet"

@@ -414,7 +414,7 @@ def graded(check, tmp_path, monkeypatch, before):
 
 def hidden(check):
     """A check cell with the hidden part that a solved copy has."""
-    return check + students.GRADED.format(call=students._last_statement(cell(check), 1))
+    return check + students.GRADED.format(call=students._call(cell(check), 1))
 
 
 @pytest.mark.parametrize("cheat", ["", *CHEATS.values()], ids=["nothing", *CHEATS])

@@ -130,7 +130,7 @@ def with_solutions(node):
         stub, check, solution = (node.cells[i] for i in (exercise.stub, exercise.check, exercise.solution))
         _mark(node, exercise)
         stub.source += f"\n\n\n{BEGIN}\n{filling(check, solution, exercise.number)}\n{END}"
-        check.source += GRADED.format(call=_last_statement(check, exercise.number))
+        check.source += GRADED.format(call=_call(check, exercise.number))
         check.outputs = solution.outputs
     return _without(node, found)
 
@@ -205,8 +205,11 @@ def filling(check, solution, which=0):
     return "\n".join(lines[: last.lineno - 1]).strip()
 
 
-def _last_statement(cell, which):
-    return "\n".join(cell.source.splitlines()[_body(cell, which)[-1].lineno - 1 :])
+def _call(cell, which):
+    """The last statement of a check, after the functions of the cell, through which it may ask."""
+    body = _body(cell, which)
+    functions = [statement for statement in body[:-1] if isinstance(statement, ast.FunctionDef)]
+    return "\n\n".join(ast.unparse(statement) for statement in [*functions, body[-1]])
 
 
 def _body(cell, which):
