@@ -158,6 +158,14 @@ def test_power_iteration_that_says_nothing_is_right(unit, variances):
     np.testing.assert_allclose(np.abs(W[:, 0] @ LESSON["pca_svd"](X, 2)[1][:, 0]), 1, atol=1e-12)
 
 
+def test_power_iteration_rests_where_no_variance_is_left():
+    X, _ = linear_inputs.make_hard("sums of columns, far from zero")  # 8 columns, 3 directions, and rounding
+    with warnings.catch_warnings(action="error"):
+        _, W, variances = LESSON["pca_power"](X, 8)
+    np.testing.assert_allclose(W.T @ W, np.eye(8), atol=1e-8)
+    np.testing.assert_allclose(variances[3:], 0, atol=1e-12 * variances[0])
+
+
 @pytest.mark.parametrize("name", ["whiten", "pca_svd"])
 @pytest.mark.parametrize("constant", [0.1, 123456789.1, 0.1 + 1e-17 * np.arange(12).reshape(4, 3)])
 def test_columns_that_vary_by_rounding_alone_are_constant(name, constant):

@@ -238,6 +238,7 @@ def test_learn_dictionary_finds_planted_atoms_up_to_order_and_sign():
     assert likeness[linear_sum_assignment(-likeness)].min() > 0.99
 
 
+@quiet
 @pytest.mark.parametrize("alpha", [0.2, 0.01])  # with the second some of the best atoms are shorter than one
 def test_learn_dictionary_makes_the_steps_of_its_formula(alpha):
     X = _patches(40, 6)
@@ -327,6 +328,7 @@ def test_patches_that_are_zero_make_no_atom():
     np.testing.assert_allclose(np.linalg.norm(D, axis=1), 1, atol=1e-12)
 
 
+@quiet
 def test_inputs_are_not_modified():
     X, D, H = _patches(), _atoms(24, 16), _patches(30, 24, seed=3)
     copies = X.copy(), D.copy(), H.copy()
