@@ -157,18 +157,14 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
 
 def _publish(folder):
     """Write the table of results and the pages of all notebooks that runs have left in a folder."""
-    frame = records.collect(folder.path / "notebooks")
+    written, home = set(folder.written()), folder.path / "notebooks"
+    shown = [p for p in records.executed(home) if p.relative_to(folder.path).as_posix() in written]
+    frame = records.collect(home, shown)
     problems = frame.attrs["problems"]
     try:
         folder.write({"results.csv": frame.to_csv(index=False)})
     except UsageError as error:  # somebody has changed it since the runs began
         problems.append(str(error))
-    written = set(folder.written())
-    shown = [
-        path
-        for path in records.executed(folder.path / "notebooks")
-        if path.relative_to(folder.path).as_posix() in written
-    ]
     try:
         return problems + site.build(shown, folder, prefix="pages/")
     except UsageError as error:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny import names
 
 from labutils import experiments
 from labutils.__main__ import cli
@@ -137,7 +138,7 @@ def test_sweep_fills_the_table_and_takes_up_where_it_stopped(tmp_path, capsys):
     assert "2 of 4 runs are in runs.csv already" in capsys.readouterr().out
     assert experiments.runs_of(both) == runs
     pd.testing.assert_frame_equal(both.iloc[2:].reset_index(drop=True), first, check_dtype=False)
-    assert [path.name for path in table.parent.iterdir()] == ["runs.csv"]
+    assert names(table.parent) == ["runs.csv"]
     again = tables.fill(runs, table)
     pd.testing.assert_frame_equal(again, both)
 

@@ -104,18 +104,53 @@ def test_replacing_all_keeps_what_others_put_there(tmp_path):
     assert sorted(folder.written()) == ["other", "pages/index.html", "pages/new.html"]
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "[]", '{"file": 3}', "\x00", '{"file": "a.txt", "sha256": ["x"]}\n[1]']
-)
-def test_a_damaged_list_makes_nothing_ours(damage, tmp_path):
+@pytest.mark.parametrize("lost", ["", "\n", '{"file": "z", "sha256": "x", "by": "test"}\n[1]\n\x00'])
+def test_a_list_that_lost_its_lines_makes_nothing_ours(lost, tmp_path):
+    files.Folder(tmp_path, "test").write({"a.txt": "one"})
+    (tmp_path / files.LIST).write_text(lost)
     folder = files.Folder(tmp_path, "test")
-    folder.write({"a.txt": "one"})
-    (tmp_path / files.LIST).write_text(damage)
     with pytest.raises(UsageError, match=FOREIGN):
         folder.write({"a.txt": "two"})
     folder.write({"b.txt": "one"})
     folder.write({"b.txt": "two"})
     assert content(tmp_path) == {"a.txt": b"one", "b.txt": b"two"}
+
+
+@pytest.mark.parametrize("what", ["text", "json", "link", "folder", "pipe"])
+def test_what_has_the_name_of_the_list_and_is_none_is_refused(what, tmp_path):
+    place, folder = tmp_path / files.LIST, files.Folder(tmp_path, "test")
+    if what == "folder":
+        place.mkdir()
+    elif what == "pipe":
+        os.mkfifo(place)
+    elif what == "link":
+        (tmp_path / "mine.txt").write_text("theirs")
+        place.symlink_to(tmp_path / "mine.txt")
+    else:
+        place.write_text({"text": "my notes\n", "json": '{"file": 3}\n'}[what])
+    with pytest.raises(UsageError, match=r"\.labutils is no list of labutils; move it away"):
+        folder.write({"a.txt": "one"})
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_command_leaves_what_another_has_written(tmp_path):
+    files.Folder(tmp_path, "sweep").write({"run.ipynb": "1"})
+    pages = files.Folder(tmp_path, "site")
+    pages.replace_all({"index.html": "1"})
+    pages.replace_all({"other.html": "1"})
+    assert content(tmp_path) == {"run.ipynb": b"1", "other.html": b"1"}
+    with pytest.raises(UsageError, match="was not written by labutils site"):
+        pages.write({"run.ipynb": "2"})
+    files.Folder(tmp_path, "sweep").write({"run.ipynb": "3"})  # it still knows its own
+
+
+def test_the_list_is_read_on_where_it_was_read_before(tmp_path):
+    first, second = files.Folder(tmp_path, "test"), files.Folder(tmp_path, "test")
+    first.write({"a": "1"})
+    second.write({"b": "1"})
+    assert sorted(first.written()) == ["a", "b"]
+    second.replace_all({"c": "1"})
+    assert first.written() == ["c"]
 
 
 def test_a_list_whose_last_line_a_power_cut_left_open_serves_on(tmp_path):

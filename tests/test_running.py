@@ -447,7 +447,7 @@ def test_run_writes_notebooks_pages_and_results_and_knows_its_time_next_time(lab
     results = (tmp_path / "out" / "pages" / "results.html").read_text(encoding="utf-8")
     assert "<th>square</th>" in results
     folder, took = (
-        files.Folder(tmp_path / "out", "sweep"),
+        files.Folder(tmp_path / "out", "run"),
         read(tmp_path / "out" / "notebooks" / path.name).metadata.labutils,
     )
     (again,) = running.plan({path: [{"n": 3}]}, folder, prefix="notebooks/", again=True)
@@ -737,7 +737,9 @@ def test_what_went_wrong_is_said_in_one_printable_line(source, said, labutils, t
 
 def test_minus_zero_is_zero(labutils, tmp_path):
     notebook = make_notebook(tmp_path / "nb.ipynb")
-    _, printed, _ = labutils("sweep", notebook, "-g", "rate=0,-0,0.0,-0.0,0e5", "-o", tmp_path, "--dry-run")
+    _, printed, _ = labutils(
+        "sweep", notebook, "-g", "rate=0,-0,0.0,-0.0,0e5", "-o", tmp_path / "out", "--dry-run"
+    )
     assert printed.splitlines() == ["to do     nb,rate=0.0.ipynb", "0 of 1 runs are finished, 1 to do"]
 
 

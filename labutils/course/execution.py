@@ -56,17 +56,15 @@ class _Client(NotebookClient):
         if room is None:
             return super().output(outs, msg, display_id, cell_index)
         if room >= 0:
-            most = MOST_TEXT if is_text else MOST_DATA
-            note = f"{shown[:room]}\n[the output is cut here: a cell may put out {most:,} characters]\n"
-            outs.append(nbformat.v4.new_output("stream", name="stdout", text=note))
+            outs.append(_cut(shown[:room], MOST_TEXT if is_text else MOST_DATA))
         return None
 
     def process_message(self, msg, cell, cell_index):
-        if (
-            msg["msg_type"] == "update_display_data"
-            and self._room(cell_index, False, _size(msg["content"])) is not None
-        ):
-            return None
+        if msg["msg_type"] == "update_display_data":
+            room = self._room(cell_index, False, _size(msg["content"]))
+            if room is not None:
+                cell.outputs += [_cut("", MOST_DATA)] if room >= 0 else []
+                return None
         return super().process_message(msg, cell, cell_index)
 
     def _room(self, cell_index, is_text, size):
@@ -227,6 +225,12 @@ def _joined(outputs):
             text = "\n".join(map(_as_on_screen, "".join(texts[name]).split("\n")))
             joined.append(nbformat.v4.new_output("stream", name=name, text=text))
     return joined
+
+
+def _cut(shown, most):
+    """An output that holds the rest of what is kept, and says that it is not all."""
+    note = f"{shown}\n[the output is cut here: a cell may put out {most:,} characters]\n"
+    return nbformat.v4.new_output("stream", name="stdout", text=note)
 
 
 def _size(content):

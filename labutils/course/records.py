@@ -53,12 +53,14 @@ def executed(folder, failed=False):
     return sorted(kept, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", str(p))])
 
 
-def collect(folder):
+def collect(folder, only=None):
     """Read the records of a folder of executed notebooks, and of the folders in it, into one frame.
 
     Parameters
     ----------
     folder : path-like
+    only : list of Path, optional
+        Notebooks in it; all that `executed` finds, if not given.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def collect(folder):
         values of each result are nan or infinite.
     """
     runs, problems = [], []
-    for path in executed(folder):
+    for path in executed(folder) if only is None else only:
         try:
             node = read(path)
         except NotebookError as error:
