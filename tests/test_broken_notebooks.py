@@ -51,6 +51,7 @@ BROKEN = {  # text, or what is written as JSON; and what the sentence says
     "endless number": ("[" + "9" * 10_000 + "]", "it is not JSON"),
     "nan": (json.dumps({**GOOD, "metadata": {"x": float("nan")}}), "NaN is no JSON number"),
     "surrogate": ('{"cells": ["\\ud800"]}', "it is not JSON"),
+    "a key twice": ('{"cells": [], "cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "a key stands twice"),
     "list": ([1, 2], "it should hold an object with cells"),
     "text": ("3", "it should hold an object with cells"),
     "null": ("null", "it should hold an object with cells"),

@@ -45,6 +45,9 @@ def wrong_output(**data):
         ("a}", "the braces do not match"),
         (r"\unknowncommand x", r"\unknowncommand is not known"),
         (r"\text{<script>alert(1)</script>}", "it holds HTML"),
+        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "it aligns by &, which pages do not"),
+        (r"\mathop{\rm argmin}_x", "a part is missing"),
+        (r"\mathrel{:=}", "a part is missing"),
     ],
 )
 def test_a_formula_that_cannot_be_rendered_says_why_and_is_shown_as_text(tex, why):
@@ -99,6 +102,8 @@ ACTIVE = {
     '<img src="http://a.example/x.png">': "holds src=http://a.example/x.png",
     '<img src="//a.example/x.png">': "holds src=//a.example/x.png",
     '<img src="/etc/passwd">': "holds src=/etc/passwd",
+    '<img src="&#1;//a.example/x.png">': "holds src=//a.example/x.png",
+    '<a href="&#1;/etc/passwd">a</a>': "holds href=/etc/passwd",
     '<img src="a.png" srcset="http://a.example 2x">': "holds srcset",
     "</article></div><script>1</script>": "holds <script>",
     '<noscript><p title="</noscript><img src=x onerror=alert(1)>">': "holds <noscript>",
@@ -158,6 +163,13 @@ def test_the_style_that_pandas_gives_each_table_is_not_named():
         ("", '<rect style="fill: url(http://a.example)"/>', False),
         ("", '<set attributeName="href" to="javascript:alert(1)"/>', False),
         ("", "<rect", False),
+        (
+            "",
+            '<h:meta xmlns:h="http://www.w3.org/1999/xhtml" http-equiv="refresh" content="0;url=x"/>',
+            False,
+        ),
+        ("", '<h:video xmlns:h="http://www.w3.org/1999/xhtml" poster="x"/>', False),
+        ("", "<style><g/>@import url(http://a.example)</style>", False),
         ("", '<?xml-stylesheet href="a.css"?>', False),
         ("", '<!DOCTYPE svg [<!ENTITY a "b">]>', False),
     ],
@@ -204,6 +216,8 @@ def test_outputs_that_a_page_does_not_show_are_named(data, what):
         ("[a](javascript:b)", "holds a link or an image with javascript:"),
         ("[a](path:b)", "links to path:b"),
         ("[a](../../b)", "links to ../../b"),
+        ("*" * 3000 + "a" + "*" * 3000, "nests more than 40 levels of markup"),
+        (f"![a]({'b' * 300}.png)", f"shows the image {'b' * 300}.png"),
         ("$$x_1_2$$", "holds a formula that cannot be rendered, x_1_2 (double subscripts)"),
         ("| a |\n| --- |\n| $x^$ |", "holds a formula that cannot be rendered, x^ (missing super script or subscript)"),
         ("\\begin{align}x_1_2\\end{align}", ("holds a formula that cannot be rendered, \\begin{align}x_1_2\\end{align} "
@@ -261,3 +275,23 @@ def test_an_image_lies_in_the_notebooks_folder_and_is_one(tmp_path):
         assert markup.wrong_with_image(home / name, home).startswith(
             ("there is no such file", "it cannot be read")
         )
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        '<img alt="the curve $y=x$ in blue" src="data:image/png;base64,iVBORw0KGgo=">',
+        '<a href="#a" title="cost $5">x</a> and $6',
+        "<p>costs $5</p><p>and $6</p>",
+        "<pre>echo $HOME/$USER</pre>",
+        "<!-- $x$ -->",
+    ],
+)
+def test_dollars_outside_the_texts_of_html_are_no_formulas(shown):
+    assert markup.clean(markup.html_with_formulas(shown)) == markup.clean(shown)
+
+
+def test_formulas_in_the_texts_of_html_are_mathml():
+    shown = markup.html_with_formulas("<td>with $a < b$ &amp; $c$</td>")
+    assert shown.count("<math") == 2
+    assert "&amp;" in shown

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from labutils.__main__ import cli
 from labutils.course import checks, parameters
 from labutils.course.notebook import notebooks, read
-from labutils.errors import RunError
+from labutils.errors import RunError, UsageError
 
 QUICK = yaml.safe_load(parameters.QUICK.read_text(encoding="utf-8"))
 NOTEBOOKS = notebooks()
@@ -137,7 +137,7 @@ BREAKAGES = {
         _tagged(node, "solution").outputs[0].update(text="wrong: off by one\n")
     ),
     ("is not folded", "cell"): lambda node: _tagged(node, "solution").metadata.pop("jupyter"),
-    ("checks an exercise that has no solution", "cell"): lambda node: _tagged(
+    ("checks an exercise, and no code cell tagged solution follows", ""): lambda node: _tagged(
         node, "solution"
     ).metadata.update(tags=[]),
     ("exercise 1, before the check there must be a stub", ""): lambda node: next(
@@ -255,6 +255,22 @@ def test_a_copy_of_another_editor_gets_few_lines_and_is_normalised_on_request(sa
     assert path.stat().st_mode & 0o777 == 0o640
     assert list(tmp_path.iterdir()) == [path]
     assert checks.fix(path) is False
+
+
+def test_normalising_keeps_what_grading_needs_and_leaves_other_languages(tmp_path):
+    path = tmp_path / "copy.ipynb"
+    node = read(NOTEBOOKS[0])
+    grading = {"nbgrader": {"grade": True}, "editable": False, "deletable": False}
+    node.cells[1].metadata |= grading
+    nbformat.write(node, path)
+    checks.fix(path)
+    assert grading.items() <= read(path).cells[1].metadata.items()
+    node.metadata = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
+    nbformat.write(node, path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="is a notebook in R; only those in Python are normalised"):
+        checks.fix(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -441,3 +441,29 @@ def test_command_says_what_is_wrong_by_its_exit_status(text, status, said, tmp_p
     assert said in result.stderr
     assert str(tmp_path) not in result.stderr
     assert (tmp_path / "out" / "50_a.html").exists()
+
+
+def test_odd_addresses_and_deep_markup_keep_no_page_from_being_built(tmp_path):
+    odd = [
+        '<a href="a%00b.html">a</a> <audio src="gone.mp3"></audio>',
+        f'<a href="{"a" * 300}.html">b</a> ![c]({"c" * 300}.png)',
+        "*" * 3000 + "deep" + "*" * 3000,
+        "% of variance explained\n\n+++ more",
+    ]
+    paths = [notebook(tmp_path / "50_a.ipynb", "# A ] [b", *odd), notebook(tmp_path / "51_b.ipynb", "# B")]
+    problems = site.build(paths, tmp_path / "out")
+    named = "\n".join(problems)
+    for what in ("a%00b.html", "gone.mp3", "nests more than 40 levels", f"shows the image {'c' * 300}.png"):
+        assert what in named
+    page = parse(tmp_path / "out" / "50_a.html").find("article").get_text()
+    assert "% of variance explained" in page
+    assert "+++ more" in page
+    assert "deep" in page
+    links = [a.get("href") for a in parse(tmp_path / "out" / "index.html").find("article").find_all("a")]
+    assert {"50_a.html", "51_b.html"} <= set(links)
+
+
+@pytest.mark.parametrize("stem", ["50%41", "50#a", "50?a", "50<b>", "50\na"])
+def test_a_name_that_no_link_can_hold_is_refused(stem, tmp_path):
+    with pytest.raises(UsageError, match="cannot be the name of a page; rename the notebook"):
+        site.build([notebook(tmp_path / f"{stem}.ipynb", "# A")], tmp_path / "out")

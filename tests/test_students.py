@@ -391,6 +391,9 @@ CHEATS = {
     "NumPy's arrays": "import numpy; numpy.asarray = lambda *_, **__: numpy.zeros(())",
     "another module of that name": "import sys; sys.modules['labutils.lesson.exercises'] = lesson",
     "a module beside the notebook": "open('labutils.py', 'w').write(''); open('numpy.py', 'w').write('')",
+    "a built-in name": "set = lambda _: {'right'}; any = lambda _: False",
+    "what names there are": "globals = lambda: {'answer': 4}",
+    "how a call is made": "def exec(call, names): names['lesson'].check_exercise(4, 4)",
     "the name rebound": "import types; lesson = types.SimpleNamespace(check_exercise=lambda *_, **__: print('right'))",
 }
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import nh3
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, NavigableString
 from latex2mathml.converter import convert
 
 EXTENSIONS = ("amsmath", "dollarmath")  # of MyST's Markdown
@@ -75,6 +75,9 @@ _CHILDREN = {
     "munder": 2,
     "munderover": 3,
 }
+# Lines that begin with % or +++ are text in Jupyter, and comments in MyST
+NO_SYNTAX = ("myst_line_comment", "myst_block_break")
+DEEPEST = 40  # levels of emphasis, lists, quotations in each other
 _HTML_FORMULA = re.compile(r"\$([^$\n]+)\$")
 _UNREAD_LINK = re.compile(r"\]\(\s*<?\s*(file|javascript|vbscript|data):", re.IGNORECASE)
 
@@ -117,6 +120,14 @@ def mathml(tex, display="inline"):
         raise FormulaError(f"{slip[0]} is a line break and the word {slip[1]}")
     if any(element.name not in _MATHML for element in parsed.find_all(True)):
         raise FormulaError("it holds HTML")
+    if any(element.get_text() == "&" for element in parsed.find_all("mi")):
+        raise FormulaError("it aligns by &, which pages do not; use array, or a formula a line")
+    if (
+        any(not element.get_text() for element in parsed.find_all("mo"))
+        and r"\left." not in tex
+        and r"\right." not in tex
+    ):
+        raise FormulaError("a part is missing")
     unknown = parsed.find("mi", string=re.compile(r"^\\"))
     if unknown:
         raise FormulaError(f"{unknown.get_text()} is not known")
@@ -142,8 +153,26 @@ def formula(tex, display="inline"):
 
 
 def html_with_formulas(shown):
-    """HTML in which what stands between dollars is MathML."""
-    return _HTML_FORMULA.sub(lambda found: formula(html.unescape(found[1])), shown)
+    """HTML in which what stands between dollars is MathML, in its texts alone."""
+    if "$" not in shown:
+        return shown
+    parsed = BeautifulSoup(shown, "html.parser")
+    for text in _texts(parsed):
+        if _HTML_FORMULA.search(text):
+            parts, last = [], 0
+            for found in _HTML_FORMULA.finditer(text):
+                parts += [html.escape(text[last : found.start()]), formula(found[1])]
+                last = found.end()
+            parts.append(html.escape(text[last:]))
+            text.replace_with(BeautifulSoup("".join(parts), "html.parser"))
+    return str(parsed)
+
+
+def _texts(parsed):
+    """Texts of HTML in which formulas may stand: not those of code, and no comments."""
+    for text in parsed.find_all(string=True):
+        if type(text) is NavigableString and not text.find_parent(["pre", "code", "script", "style"]):
+            yield text
 
 
 def clean(shown):
@@ -191,7 +220,9 @@ def is_passive_image(svg):
     except (ElementTree.ParseError, ValueError):
         return False
     for element in elements:
-        name = str(element.tag).rpartition("}")[2].lower()
+        space, _, name = str(element.tag).lower().removeprefix("{").rpartition("}")
+        if "xhtml" in space or (not space and name != "svg"):
+            return False
         if name in ("script", "foreignobject", "set", "handler", "iframe") or name.startswith("animate"):
             return False
         for attribute, value in element.attrib.items():
@@ -199,7 +230,7 @@ def is_passive_image(svg):
             inside = value.strip().startswith(("#", "data:image/"))
             if attribute.startswith("on") or (attribute in ("href", "src") and not inside) or _loads(value):
                 return False
-        if name == "style" and _loads(element.text or ""):
+        if name == "style" and _loads("".join(element.itertext())):
             return False
     return True
 
@@ -258,8 +289,9 @@ def problems(cell, *, trust=False):
         if best == "text/html" and not trust:
             yield from _active(shown[best])
         if best == "text/html":
-            for found in _HTML_FORMULA.finditer(shown[best]):
-                yield from _formula_problems(html.unescape(found[1]))
+            for text in _texts(BeautifulSoup(shown[best], "html.parser")) if "$" in shown[best] else ():
+                for found in _HTML_FORMULA.finditer(text):
+                    yield from _formula_problems(found[1])
         elif best == "text/latex":
             from myst_nb.core.render import strip_latex_delimiters
 
@@ -290,8 +322,14 @@ def markdown():
     from myst_parser.parsers.mdit import create_md_parser
 
     parser = create_md_parser(MdParserConfig(enable_extensions=set(EXTENSIONS)), RendererHTML)
-    parser.disable("front_matter")
+    parser.disable(["front_matter", *NO_SYNTAX])
     return parser
+
+
+def is_too_deep(source):
+    """Whether Markdown nests so deep that no page can be made of it."""
+    tokens = markdown().parse(source)
+    return any(t.level > DEEPEST for outer in tokens for t in (outer, *(outer.children or [])))
 
 
 def directive(info):
@@ -320,11 +358,15 @@ def is_outside(address):
     for part in path.split("/"):
         depth += {"..": -1, "": 0, ".": 0}.get(part, 1)
         lowest = min(lowest, depth)
-    return parts.scheme in ("file", "path") or bool(parts.netloc) or path.startswith("/") or lowest < 0
+    odd = any(not c.isprintable() for c in path) or any(len(part.encode()) > 255 for part in path.split("/"))
+    return odd or parts.scheme in ("file", "path") or bool(parts.netloc) or path.startswith("/") or lowest < 0
 
 
 def _problems_of_markdown(source, trust):
     tokens = markdown().parse(source)
+    if is_too_deep(source):
+        yield f"nests more than {DEEPEST} levels of markup", "the page shows its text"
+        return
     for token in (t for outer in tokens for t in (outer, *(outer.children or []))):
         if token.type == "fence" and directive(token.info) is not None:
             yield (
@@ -397,16 +439,20 @@ def _active(shown):
 
 def _is_allowed_value(tag, name, value):
     if name == "href":
-        return _scheme(value) in (None, *_SCHEMES) and not value.strip().startswith(("/", "\\"))
+        return _scheme(value) in (None, *_SCHEMES) and not _bare(value).startswith(("/", "\\"))
     if name == "src":
         passive = re.match(r"\s*data:(image|audio|video)/", value, re.IGNORECASE)
-        return bool(passive) or (_scheme(value) is None and not value.strip().startswith(("/", "\\")))
+        return bool(passive) or (_scheme(value) is None and not _bare(value).startswith(("/", "\\")))
     return True
+
+
+def _bare(address):
+    return re.sub(r"[\x00-\x20]", "", address)
 
 
 def _scheme(address):
     """What stands before the colon of an address as a browser reads it, which drops breaks, tabs and the like."""
-    before, colon, _ = re.sub(r"[\x00-\x20]", "", address).partition(":")
+    before, colon, _ = _bare(address).partition(":")
     return before.lower() if colon and not re.search(r"[/?#]", before) else None
 
 

@@ -102,7 +102,7 @@ def check_page_names(paths):
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise UsageError(f"two notebooks are named {twice[0]}; each page needs a name of its own")
-    odd = [stem for stem in stems if "%" in stem or not stem.isprintable()]
+    odd = [stem for stem in stems if set(stem) & set("%#?<>|\"'`\\") or not stem.isprintable()]
     if odd:
         raise UsageError(f"{odd[0]!r} cannot be the name of a page; rename the notebook")
     taken = sorted(set(OTHER_PAGES).intersection(map(str.lower, stems)))
@@ -185,12 +185,19 @@ def _json(path):
     except UnicodeDecodeError:
         raise NotebookError(f"{path} is not a notebook: it is not text in UTF-8") from None
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         why = "it is empty" if not text.strip() else f"it is not JSON ({_shortened(error)})"
         raise NotebookError(f"{path} is not a notebook: {why}") from None
     return content
+
+
+def _once_each(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key stands twice")
+    return mapping
 
 
 def _refuse_constant(name):

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import html
 import io
+import itertools
 import re
 import shutil
 import tempfile
@@ -48,6 +49,7 @@ _SETTINGS = {
     "html_show_sphinx": False,
     "html_show_search_summary": False,  # it would be fetched, which browsers refuse for files
     "html_use_index": False,
+    "myst_disable_syntax": list(markup.NO_SYNTAX),
     "myst_enable_extensions": list(markup.EXTENSIONS),
     "myst_heading_anchors": 3,
     "nb_execution_mode": "off",
@@ -222,16 +224,18 @@ def broken_links(folder):
     places = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
     broken = []
     for path, page in pages.items():
-        addresses = [
-            tag.get("href") or tag.get("src") for tag in page.find_all(["a", "link", "img", "script"])
-        ]
-        for address in filter(None, addresses):
-            parts = urlsplit(address)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            name = unquote(parts.fragment)
-            if not target.is_file() or (name and target in places and name not in places[target]):
+        found = page.find_all(["a", "link", "img", "script", "audio", "video", "source"])
+        for address in filter(None, (tag.get("href") or tag.get("src") for tag in found)):
+            try:
+                parts = urlsplit(address)
+                if parts.scheme or parts.netloc:
+                    continue
+                target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+                is_there = target.is_file()
+            except (OSError, ValueError):  # what can be no address, or no name of a file
+                is_there = False
+            name = unquote(parts.fragment) if is_there else ""
+            if not is_there or (name and target in places and name not in places[target]):
                 broken.append(f"{path.relative_to(folder)}: the link to {address} leads nowhere")
     return broken
 
@@ -259,7 +263,7 @@ def _copy_images(paths, notebooks, source):
             for address in markup.local_images(cell):
                 image, copy = home / address, source / address
                 wrong = markup.wrong_with_image(image, home)
-                if not wrong and copy.exists() and copy.read_bytes() != image.read_bytes():
+                if not wrong and _is_taken(copy, source, image):
                     wrong = "another notebook shows another image of that name; rename one"
                 if wrong:
                     what = f"shows the image {address}"
@@ -268,6 +272,14 @@ def _copy_images(paths, notebooks, source):
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(image, copy)
     return problems
+
+
+def _is_taken(copy, source, image):
+    """Whether another image, or a folder of images, has the place that an image is to be copied to."""
+    above = itertools.takewhile(lambda place: place != source, copy.parents)
+    if any(place.is_file() for place in above):
+        return True
+    return copy.exists() and (not copy.is_file() or copy.read_bytes() != image.read_bytes())
 
 
 def _write_sources(notebooks, source, trust):
@@ -299,11 +311,13 @@ def _prepared(node, stem, elsewhere, trust):
     Links to lessons that are `elsewhere`, not among the pages, become plain text. Metadata, which could set MyST's
     options, is the course's own.
     """
-    links = re.compile(rf"\[([^\]]+)\]\((?:{'|'.join(sorted(elsewhere)) or '(?!)'})\.ipynb[^)]*\)")
+    links = re.compile(rf"\[([^\[\]]+)\]\((?:{'|'.join(sorted(elsewhere)) or '(?!)'})\.ipynb[^)]*\)")
     has_heading = bool(markup.heading(node))
     for cell in node.cells:
         if cell.cell_type == "markdown":
             cell.source = links.sub(r"\1", cell.source)
+            if markup.is_too_deep(cell.source):
+                cell.source = f"````````\n{cell.source}\n````````"
         elif cell.cell_type == "raw":
             cell.source = ""
         is_solution = SOLUTION in tags(cell)
@@ -346,6 +360,7 @@ def _entry(stem, node):
     """Line of the contents: the number of a lesson, its title, and its page."""
     number = stem.split("_")[0]
     title = _title(stem, node)
+    title = re.sub(r"[<>]", "", title)
     return f"{number} {title} <{stem}>" if number.isdecimal() else f"{title} <{stem}>"
 
 
@@ -367,7 +382,7 @@ def _front_page(notebooks, source):
     for stem, node in notebooks.items():
         to_read, to_run = minutes(node)
         what = described.get(stem, "")
-        title = _title(stem, node).replace("|", r"\|")
+        title = re.sub(r"([\\\[\]<>|!])", r"\\\1", _title(stem, node))
         rows.append(f"| [{title}](<{stem}.ipynb>) | {what} | {to_read or ''} | {to_run or ''} |")
     return opening.strip() + "\n\n" + "\n".join(rows)
 

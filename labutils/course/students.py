@@ -8,6 +8,7 @@ and delimiters.
 
 import ast
 import copy
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from labutils.errors import ExerciseError, UsageError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 # nbgrader gives no points to a check that raises, and takes this part out of what it hands out. What the check compares
-# is compared again in a fresh process (-I: without files of this folder): the cells above may have replaced anything here.
+# is compared again in a fresh process (-I: without files of this folder): the cells above may have replaced names here. What
+# they do to Python's own modules, such as subprocess, it does not withstand.
 GRADED = """
 
 ### BEGIN HIDDEN TESTS
 def _grade(call):
-    import json, subprocess, sys, types
+    import builtins, json, subprocess, sys, types
 
     said = []
     judge = "import importlib.util, json, runpy, sys; package = importlib.util.find_spec('labutils'); "
@@ -33,7 +35,12 @@ def _grade(call):
     judge += "arguments, settings = json.load(sys.stdin); room['check_exercise'](*arguments, **settings)"
 
     def as_lists(value):
-        return (value if hasattr(value, "tolist") else value.to_numpy()).tolist()
+        kind = builtins.type(value)
+        if kind.__module__.split(".")[0] in ("numpy", "torch"):
+            return value.tolist()
+        if kind.__module__.split(".")[0] == "pandas":
+            return value.to_numpy().tolist()
+        return builtins.list(value) if kind in (builtins.range, builtins.tuple) else builtins.float(value)
 
     def ask(*arguments, **settings):
         asked = json.dumps([arguments, settings], default=as_lists)
@@ -42,9 +49,9 @@ def _grade(call):
         said.append((judged.stdout or judged.stderr).strip())
 
     attempt = lambda function, *arguments: function(*arguments)  # what it raises costs the point
-    exec(call, {{**globals(), "lesson": types.SimpleNamespace(check_exercise=ask, attempt=attempt)}})
-    if set(said) != {{"right"}}:
-        raise AssertionError(", ".join(said) or "not done yet, or not in the form that was asked for")
+    builtins.exec(call, {{**builtins.globals(), "lesson": types.SimpleNamespace(check_exercise=ask, attempt=attempt)}})
+    if not said or builtins.any(word != "right" for word in said):
+        raise builtins.AssertionError(", ".join(said) or "not done yet, or not in the form that was asked for")
 
 
 _grade({call!r})
@@ -171,6 +178,17 @@ def exercises(node):
             )
         found.append(Exercise(which, stubs[-1][0], check, number, stubs[-1][1]))
         since = []
+    known = {place for exercise in found for place in (exercise.check, exercise.solution)}
+    for number, cell in enumerate(node.cells):
+        if cell.cell_type == "code" and "check_exercise(" in cell.source and number not in known:
+            raise ExerciseError(
+                f"cell {number + 1} checks an exercise, and no code cell tagged {SOLUTION} follows: its solution, if there "
+                "is one, would be handed out"
+            )
+        if cell.cell_type == "code" and re.search(rf"^\s*({BEGIN}|{END})", cell.source, re.MULTILINE):
+            raise ExerciseError(
+                f"cell {number + 1} holds nbgrader's marks of a solution, which copies put there"
+            )
     return found
 
 
@@ -196,6 +214,7 @@ def filling(check, solution, which=0):
     checked, solved = _body(check, which), _body(solution, which)
     last = solved[-1] if len(solved) > 1 else None
     is_apart = last is not None and last.col_offset == 0 and solved[-2].end_lineno < last.lineno
+    is_apart = is_apart and not isinstance(last, ast.FunctionDef | ast.ClassDef)
     if not checked or not is_apart or ast.dump(checked[-1]) != ast.dump(last):
         raise ExerciseError(
             f"exercise {which}: the solution must give the stub's name its value, and then end in the check's last "
