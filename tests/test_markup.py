@@ -46,8 +46,10 @@ def wrong_output(**data):
         (r"\unknowncommand x", r"\unknowncommand is not known"),
         (r"\text{<script>alert(1)</script>}", "it holds HTML"),
         (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "it aligns by &, which pages do not"),
-        (r"\mathop{\rm argmin}_x", "a part is missing"),
-        (r"\mathrel{:=}", "a part is missing"),
+        (r"\mathop{\rm argmin}_x", "an operator that is built of others is not known"),
+        (r"\mathrel{:=}", "an operator that is built of others is not known"),
+        (r"\big\{x\big\}", "an operator that is built of others is not known"),
+        (r"\operatorname{arg\,max}", "a part is missing"),
     ],
 )
 def test_a_formula_that_cannot_be_rendered_says_why_and_is_shown_as_text(tex, why):
@@ -61,7 +63,14 @@ def test_a_formula_that_cannot_be_rendered_says_why_and_is_shown_as_text(tex, wh
 
 @pytest.mark.parametrize(
     "tex",
-    [r"\arg\min_h \|x - h\|^2", r"\{a\}", r"\frac{1}{2}", r"\begin{bmatrix} a \\ b \end{bmatrix}", "a < b"],
+    [
+        r"\left. x \right|",
+        r"\arg\min_h \|x - h\|^2",
+        r"\{a\}",
+        r"\frac{1}{2}",
+        r"\begin{bmatrix} a \\ b \end{bmatrix}",
+        "a < b",
+    ],
 )
 def test_a_formula_that_can_be_rendered_is_mathml(tex):
     shown = BeautifulSoup(markup.mathml(tex, "block"), "html.parser")

@@ -122,11 +122,10 @@ def mathml(tex, display="inline"):
         raise FormulaError("it holds HTML")
     if any(element.get_text() == "&" for element in parsed.find_all("mi")):
         raise FormulaError("it aligns by &, which pages do not; use array, or a formula a line")
-    if (
-        any(not element.get_text() for element in parsed.find_all("mo"))
-        and r"\left." not in tex
-        and r"\right." not in tex
-    ):
+    operators = parsed.find_all("mo")
+    if any(element.find(True) or "\\" in element.get_text() for element in operators):
+        raise FormulaError("an operator that is built of others is not known")
+    if any(not element.get_text() and not element.get("fence") for element in operators):
         raise FormulaError("a part is missing")
     unknown = parsed.find("mi", string=re.compile(r"^\\"))
     if unknown:
