@@ -246,7 +246,10 @@ def test_a_random_row_of_the_committed_table_can_be_repeated(table):
     (run,) = experiments.runs_of(one)
     _, history = experiments.train(run, n_iters=experiments.EARLY)
     early_loss = sum(history.losses) / len(history.losses)
-    assert early_loss == pytest.approx(one["early_loss"].item(), rel=0.02), run
+    # A run of 300 iterations climbs to its largest rate in them, where rounding grows: on two processors, and with one
+    # thread or two, the same code gave .578, .587 and .595.
+    tolerance = 0.05 if run.n_iters <= experiments.EARLY else 0.02
+    assert early_loss == pytest.approx(one["early_loss"].item(), rel=tolerance), run
 
 
 @pytest.mark.parametrize("table", ["six_models", "long_runs", "recipe_search", "recipe"])
