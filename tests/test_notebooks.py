@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from labutils.__main__ import cli
-from labutils.course import checks, parameters
+from labutils.course import checks, files, parameters
 from labutils.course.notebook import notebooks, read
 from labutils.errors import RunError, UsageError
 
@@ -292,7 +292,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checks.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(
         RunError, match=r"cannot write .*50_a.ipynb \(No space left on device\); it is as it was"
     ):

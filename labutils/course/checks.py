@@ -2,9 +2,7 @@
 
 import ast
 import json
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import nbformat
 
 from labutils import NOTEBOOKS
 from labutils.conventions import COLOURS, SOLUTION
-from labutils.course import markup, notebook, parameters, students, vocabulary
+from labutils.course import files, markup, notebook, parameters, students, vocabulary
 from labutils.course.notebook import parse, read, tags
 from labutils.errors import ExerciseError, RunError, UsageError
 from labutils.rules import FORM
@@ -126,17 +124,13 @@ def fix(path):
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
     _, node = nbformat.validator.normalize(node)
-    content = f"{nbformat.writes(node)}\n".encode()
-    if content == path.read_bytes():
+    content = f"{nbformat.writes(node)}\n"
+    if content.encode() == path.read_bytes():
         return False
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path} ({error.strerror}); it is as it was") from None
+        files.replace(path, content)
+    except RunError as error:
+        raise RunError(f"cannot write {path} ({error.__cause__.strerror}); it is as it was") from None
     return True
 
 

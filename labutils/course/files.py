@@ -99,10 +99,11 @@ class Folder:
         ready = {}
         try:
             with said_in_a_sentence(self.path):
+                for folder in {(self.path / name).parent for name in contents}:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    _remove_left_overs(folder)
                 for name, content in contents.items():
                     place = self.path / name
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    _remove_left_overs(place.parent)
                     ready[name] = place.with_name(_temporary_name())
                     _write_through(ready[name], content)
                 with locked(self.path):
@@ -203,9 +204,7 @@ class Folder:
             entry = _entry(line)
             if entry and (entry["by"] != self.by or _is_ours(self.path / entry["file"], {entry["sha256"]})):
                 lines[_line(entry["by"], entry["file"], entry["sha256"])] = None
-        temporary = self.path / _temporary_name()
-        _write_through(temporary, ("\n".join(lines) + "\n").encode())
-        os.replace(temporary, self.path / LIST)
+        replace(self.path / LIST, "\n".join(lines) + "\n")
         self._known = (0, {})
 
 
