@@ -122,7 +122,7 @@ def cli():
 def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
     """Execute NOTEBOOKS (all of them, if none is named) and write pages and results.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path, and runs in the folder it lies in, so that it
+    A notebook is named by number (9), stem (10_lstm_mnist) or path, and runs in the folder it lies in, so that it
     finds the files beside it (--cwd for another). Parameters are checked against the notebook's own rules before
     anything runs.
 
@@ -132,7 +132,7 @@ def run(notebooks, quick, pairs, file, output, jobs, timeout, cwd):
     \b
     Parameters come from a file (-f), the same for all notebooks or each its own, and from -p, which counts more:
       seed: 3                 or      02_pca: {n_test: 500}
-      n_iters: 600                    09_lstm_mnist: {n_iters: 600, seed: 3}
+      n_iters: 600                    10_lstm_mnist: {n_iters: 600, seed: 3}
     """
     paths = _paths(notebooks)
     notebook.check_page_names(paths)
@@ -199,7 +199,7 @@ def get_data(dataset, where):
 def check(notebooks, fix):
     """Check stored NOTEBOOKs (all of the course, if none is named) without running them.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path, so that a changed copy can be checked, too.
+    A notebook is named by number (9), stem (10_lstm_mnist) or path, so that a changed copy can be checked, too.
 
     \b
     What is checked:
@@ -244,7 +244,7 @@ def check(notebooks, fix):
 def student(notebooks, output, solved, force):
     """Write student copies of NOTEBOOKs (all of them, if none is named): the exercises open, no solutions.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path. What the lesson's cells put out is kept, for
+    A notebook is named by number (9), stem (10_lstm_mnist) or path. What the lesson's cells put out is kept, for
     comparison; each check says "not done yet", and is folded, since it names the answer. Hints stay.
 
     With --solved, each stub holds its solution between nbgrader's ### BEGIN SOLUTION and ### END SOLUTION, and each
@@ -279,7 +279,7 @@ def student(notebooks, output, solved, force):
 def make_site(notebooks, output, trust):
     """Write NOTEBOOKs (all of them, if none is named) as static pages, with what they store; nothing is executed.
 
-    A notebook is named by number (9), stem (09_lstm_mnist) or path, so that executed or student copies can be
+    A notebook is named by number (9), stem (10_lstm_mnist) or path, so that executed or student copies can be
     published, too. The pages have contents, search, previous and next (also by the arrow keys), and mathematics that
     needs no network. Copy the folder to any web server, or open its index.html from disk.
 
@@ -362,10 +362,10 @@ def sweep(notebooks, grid, pairs, file, quick, output, jobs, timeout, cluster, c
 
     \b
     Examples:
-      labutils sweep 09 -g seed=0,1,2 -g n_iters=300,600 --output runs
+      labutils sweep 10 -g seed=0,1,2 -g n_iters=300,600 --output runs
       labutils sweep 02 03 --quick -g seed=0,1 --output runs --dry-run
-      labutils sweep 09 -f settings.yml -j 8 --output runs
-      labutils sweep 09 -g seed=0,1,2 --cluster tcp://10.0.0.5:8786 --output runs
+      labutils sweep 10 -f settings.yml -j 8 --output runs
+      labutils sweep 10 -g seed=0,1,2 --cluster tcp://10.0.0.5:8786 --output runs
 
     Exit status: 0 if all runs are finished, 1 if one failed, 2 if what was asked for is not allowed (nothing has run
     then), 130 if interrupted.

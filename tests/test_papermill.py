@@ -18,7 +18,7 @@ def papermill(cwd, notebook, output, *parameters):
 
 @pytest.mark.parametrize("cwd", [NOTEBOOKS.parent, NOTEBOOKS], ids=["root", "notebooks"])
 def test_papermill_runs_a_notebook_from_either_folder(cwd, tmp_path):
-    notebook = str((NOTEBOOKS / "09_lstm_mnist.ipynb").relative_to(cwd))
+    notebook = str((NOTEBOOKS / "10_lstm_mnist.ipynb").relative_to(cwd))
     small = [("n_iters", "6"), ("hidden_dim", "8"), ("seed", "3"), ("dataset", "mnist-mini")]
     result = papermill(cwd, notebook, tmp_path / "09.ipynb", *small)
     assert result.returncode == 0, result.stderr

@@ -25,14 +25,14 @@ from labutils.errors import UsageError
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({}, "09_lstm_mnist"),
-        ({"seed": 0, "n_iters": 600}, "09_lstm_mnist,seed=0,n_iters=600"),
-        ({"rate": 1e-05, "flag": True}, "09_lstm_mnist,rate=1e-05,flag=True"),
-        ({"shift": -0.5}, "09_lstm_mnist,shift=-0.5"),
+        ({}, "10_lstm_mnist"),
+        ({"seed": 0, "n_iters": 600}, "10_lstm_mnist,seed=0,n_iters=600"),
+        ({"rate": 1e-05, "flag": True}, "10_lstm_mnist,rate=1e-05,flag=True"),
+        ({"shift": -0.5}, "10_lstm_mnist,shift=-0.5"),
     ],
 )
 def test_a_run_is_named_by_its_notebook_and_parameters(parameters, name):
-    assert running.run_name("09_lstm_mnist", parameters) == name
+    assert running.run_name("10_lstm_mnist", parameters) == name
 
 
 @pytest.mark.parametrize("value", ["c/d", "c d", "../up", "é", "a\nb", "x" * 500])
@@ -96,14 +96,14 @@ def test_a_sweep_needs_notebooks_and_an_output_folder(labutils, tmp_path):
         2,
         "labutils: Missing argument 'NOTEBOOKS...'.\n",
     )
-    status, _, errors = labutils("sweep", "09")
+    status, _, errors = labutils("sweep", "10")
     assert (status, "Missing option" in errors, "--output" in errors) == (2, True, True)
 
 
 @pytest.mark.parametrize("content", ["- 3\n", "[]\n", "7\n"])
 def test_file_that_holds_no_parameters_is_refused(content, labutils, tmp_path):
     (tmp_path / "p.yml").write_text(content)
-    status, _, errors = labutils("sweep", "09", "-f", tmp_path / "p.yml", "-o", tmp_path / "out")
+    status, _, errors = labutils("sweep", "10", "-f", tmp_path / "p.yml", "-o", tmp_path / "out")
     assert status == 2
     assert "must hold lines of the form name: value, or a list of such sets" in errors
 
@@ -139,7 +139,7 @@ def test_dry_run_lists_the_runs_and_writes_nothing(labutils, tmp_path):
 
 
 def test_quick_values_yield_to_the_command_line(labutils, tmp_path):
-    status, printed, _ = labutils("sweep", "09", "--quick", "-g", "n_iters=7,8", "-o", tmp_path, "--dry-run")
+    status, printed, _ = labutils("sweep", "10", "--quick", "-g", "n_iters=7,8", "-o", tmp_path, "--dry-run")
     assert status == 0
     listed = printed.splitlines()[:-1]
     assert len(listed) == 2
@@ -390,23 +390,23 @@ def process(*arguments, **environment):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["09", "-p", "n_iter=5"], "09_lstm_mnist: unknown parameter 'n_iter'; did you mean 'n_iters'?"),
+        (["10", "-p", "n_iter=5"], "10_lstm_mnist: unknown parameter 'n_iter'; did you mean 'n_iters'?"),
         (
-            ["09", "-p", "n_iters=many"],
-            "09_lstm_mnist: n_iters must be a whole number from 6 to 1000000, got 'many'",
+            ["10", "-p", "n_iters=many"],
+            "10_lstm_mnist: n_iters must be a whole number from 6 to 1000000, got 'many'",
         ),
-        (["09", "-p", "n_iters=1"], "09_lstm_mnist: n_iters must be from 6 to 1000000, got 1"),
+        (["10", "-p", "n_iters=1"], "10_lstm_mnist: n_iters must be from 6 to 1000000, got 1"),
         (
-            ["09", "-p", "seed=010"],
-            "09_lstm_mnist: seed must be a whole number from 0 to 2147483647, got '010'",
+            ["10", "-p", "seed=010"],
+            "10_lstm_mnist: seed must be a whole number from 0 to 2147483647, got '010'",
         ),
-        (["09", "-p", "seed=1", "-p", "seed=2"], "the parameter seed is given twice"),
+        (["10", "-p", "seed=1", "-p", "seed=2"], "the parameter seed is given twice"),
         (
-            ["09", "-p", "dataset=cifar"],
+            ["10", "-p", "dataset=cifar"],
             "dataset must be one of mnist, mnist-mini, fashion-mnist, got 'cifar'",
         ),
-        (["09", "-p", "n_iters"], "a parameter is passed as name=value, got 'n_iters'"),
-        (["09", "-f", "no-such-file.yml"], "no-such-file.yml cannot be read (No such file or directory)"),
+        (["10", "-p", "n_iters"], "a parameter is passed as name=value, got 'n_iters'"),
+        (["10", "-f", "no-such-file.yml"], "no-such-file.yml cannot be read (No such file or directory)"),
         (["99"], "there is no notebook '99'; there are 00_start_here"),
         ([""], "there is no notebook ''; there are 00_start_here"),
         (["x" * 300 + ".ipynb"], "cannot be reached (File name too long)"),

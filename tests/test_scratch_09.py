@@ -2,124 +2,169 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import scratch
 import torch
 from torch import nn
 
-from labutils import recurrent, training
+from labutils import recurrent
 
-LESSON = scratch.load("09_lstm_mnist")
-INPUTS = {
-    "ordinary": (5, 28, 12, 1.0),
-    "a batch of one": (1, 3, 4, 1.0),
-    "one feature, one unit": (4, 1, 1, 1.0),
-    "zeros": (3, 6, 5, 0.0),
-    "saturating": (3, 6, 5, 50.0),
+LESSON = scratch.load("09_rnn_mnist")
+INPUTS = {  # batch, steps, features, hidden units, scale of the inputs
+    "ordinary": (5, 7, 4, 6, 1.0),
+    "a batch of one": (1, 7, 4, 6, 1.0),
+    "one step": (3, 1, 4, 6, 1.0),
+    "one feature, one unit": (4, 9, 1, 1, 1.0),
+    "zeros": (3, 5, 4, 6, 0.0),
+    "saturating": (3, 5, 4, 6, 50.0),
+    "a long sequence": (2, 200, 3, 5, 1.0),
 }
+NONLINEARITIES = ("tanh", "relu")
 
 
-def _step(name):
-    n, input_dim, hidden_dim, scale = INPUTS[name]
-    generator = torch.Generator().manual_seed(0)
-    layer = nn.LSTM(input_dim, hidden_dim, batch_first=True, dtype=torch.float64)
-    x, h, c = (
-        (scale * torch.randn(n, size, generator=generator, dtype=torch.float64)).requires_grad_()
-        for size in (input_dim, hidden_dim, hidden_dim)
-    )
-    return layer, x, h, c
+def _layer(name, nonlinearity):
+    n, steps, input_dim, hidden_dim, scale = INPUTS[name]
+    torch.manual_seed(0)
+    layer = nn.RNN(input_dim, hidden_dim, batch_first=True, nonlinearity=nonlinearity, dtype=torch.float64)
+    x = (scale * torch.randn(n, steps, input_dim, dtype=torch.float64)).requires_grad_()
+    h = (scale * torch.randn(n, hidden_dim, dtype=torch.float64)).requires_grad_()
+    return layer, x, h
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("name", INPUTS)
-def test_lstm_step_equals_torch(name):
-    layer, x, h, c = _step(name)
-    _, (h_torch, c_torch) = layer(x[:, None], (h[None], c[None]))
-    h_new, c_new, gates = LESSON["lstm_step"](x, h, c, *layer.parameters())
-    torch.testing.assert_close(h_new, h_torch[0], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(c_new, c_torch[0], rtol=1e-10, atol=1e-12)
-    assert len(gates) == 4
+def test_forward_equals_torch_at_every_step(name, nonlinearity):
+    layer, x, h = _layer(name, nonlinearity)
+    states = LESSON["rnn_forward"](x, h, *layer.parameters(), nonlinearity)
+    assert torch.equal(states[:, 0], h)
+    torch.testing.assert_close(states[:, 1:], layer(x, h[None])[0], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("name", INPUTS)
-def test_lstm_step_backward_equals_autograd(name):
-    layer, x, h, c = _step(name)
-    before = [t.detach().clone() for t in (x, h, c)]
-    _, (h_torch, c_torch) = layer(x[:, None], (h[None], c[None]))
-    dh, dc = torch.randn_like(h), torch.randn_like(c)
-    loss = (dh * h_torch[0]).sum() + (dc * c_torch[0]).sum()
-    automatic = torch.autograd.grad(loss, [x, h, c, *layer.parameters()])
+def test_backward_equals_autograd(name, nonlinearity):
+    layer, x, h = _layer(name, nonlinearity)
+    dh = torch.randn_like(h)
+    given = [x, h, dh, *layer.parameters()]
+    before = [t.detach().clone() for t in given]
+    inputs = [x, h, *layer.parameters()]
+    automatic = torch.autograd.grad((dh * layer(x, h[None])[0][:, -1]).sum(), inputs)
     with torch.no_grad():
-        by_hand = LESSON["lstm_step_backward"](dh, dc, x, h, c, *layer.parameters())
+        states = LESSON["rnn_forward"](*inputs, nonlinearity)
+        by_hand = LESSON["rnn_backward"](dh, x, states, *inputs[2:4], nonlinearity)
     for ours, theirs in zip(by_hand, automatic, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    assert all(torch.equal(t, b) for t, b in zip((x, h, c), before, strict=True))
+    assert all(torch.equal(t, b) for t, b in zip(given, before, strict=True))
 
 
-LAYOUTS = [
-    (kind, *layout)
-    for kind in (nn.RNN, nn.GRU, nn.LSTM)
-    for layout in itertools.product((1, 2), (False, True), (True, False), (1, 4), (1, 3), (0, 2))
-    if not layout[-1] or (kind is nn.LSTM and layout[-1] < layout[-2])  # torch has no other projections
-]
+def test_a_scalar_linear_unit_multiplies_the_gradient_by_w_at_each_step():
+    """A positive ReLU unit is linear: the gradient k steps back is w to the power of k."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    x, w = torch.ones(1, 28, 1, dtype=torch.float64), 1.1 * one
+    states = LESSON["rnn_forward"](x, one, one, w, zero, zero, "relu")
+    dx, dh, *_ = LESSON["rnn_backward"](one, x, states, one, w, "relu")
+    np.testing.assert_allclose(dx.flatten(), 1.1 ** np.arange(27, -1, -1), rtol=1e-12)
+    np.testing.assert_allclose(dh.item(), 1.1**28, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("kind", "layers", "bidirectional", "bias", "features", "hidden", "projection"), LAYOUTS
-)
-def test_a_step_of_a_layer_of_any_layout_is_right_or_refused(
-    kind, layers, bidirectional, bias, features, hidden, projection
+def test_the_nonlinearity_is_tanh_unless_told_otherwise_as_in_torch():
+    layer, x, h = _layer("ordinary", "tanh")
+    with torch.no_grad():
+        states = LESSON["rnn_forward"](x, h, *layer.parameters())
+        torch.testing.assert_close(states[:, 1:], layer(x, h[None])[0], rtol=1e-10, atol=1e-12)
+        first = LESSON["rnn_step"](x[:, 0], h, *layer.parameters())
+        torch.testing.assert_close(first, states[:, 1], rtol=1e-10, atol=1e-12)
+        weights = layer.weight_ih_l0, layer.weight_hh_l0
+        dh = torch.ones_like(h)
+        by_default = LESSON["rnn_backward"](dh, x, states, *weights)
+        told = LESSON["rnn_backward"](dh, x, states, *weights, "tanh")
+    assert all(torch.equal(a, b) for a, b in zip(by_default, told, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 0, 3), (3,)])
+def test_sequences_of_another_shape_are_refused(shape):
+    layer, _, h = _layer("ordinary", "tanh")
+    with pytest.raises(ValueError, match=r"x must have the shape \(batch, T, features\) with T > 0, got"):
+        LESSON["rnn_forward"](torch.zeros(shape, dtype=torch.float64), h, *layer.parameters())
+
+
+def test_an_unknown_nonlinearity_is_refused():
+    layer, x, h = _layer("ordinary", "tanh")
+    with pytest.raises(ValueError, match="nonlinearity must be tanh or relu, got 'gelu'"):
+        LESSON["rnn_forward"](x, h, *layer.parameters(), "gelu")
+    states = LESSON["rnn_forward"](x, h, *layer.parameters())
+    with pytest.raises(ValueError, match="nonlinearity must be tanh or relu, got 'gelu'"):
+        LESSON["rnn_backward"](h, x, states, layer.weight_ih_l0, layer.weight_hh_l0, "gelu")
+
+
+LAYOUTS = list(itertools.product((True, False), (1, 2), (False, True), (True, False), (1, 4), (1, 6)))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize(("batch_first", "layers", "bidirectional", "bias", "features", "hidden"), LAYOUTS)
+def test_forward_of_a_layer_of_any_layout_is_right_or_refused(
+    batch_first, layers, bidirectional, bias, features, hidden, kind
 ):
-    """As many sequences as rows of weights, so that the weights of another layer would broadcast as offsets do."""
+    """As many sequences as units, so that the weights of another layer would broadcast as offsets do."""
     torch.manual_seed(0)
-    settings = {"num_layers": layers, "bias": bias, "bidirectional": bidirectional, "batch_first": True}
-    settings |= {"proj_size": projection} if projection else {}
+    settings = {
+        "num_layers": layers,
+        "bias": bias,
+        "batch_first": batch_first,
+        "bidirectional": bidirectional,
+    }
     layer = kind(features, hidden, **settings, dtype=torch.float64)
-    x, h = torch.randn(4 * hidden, features).double(), torch.zeros(4 * hidden, projection or hidden).double()
-    c = torch.zeros(4 * hidden, hidden).double()
-    if kind is nn.LSTM and layers == 1 and bias and not bidirectional and not projection:
-        h_new, c_new, _ = LESSON["lstm_step"](x, h, c, *layer.parameters())
-        _, (h_torch, c_torch) = layer(x[:, None])
-        torch.testing.assert_close((h_new, c_new), (h_torch[0], c_torch[0]), rtol=1e-10, atol=1e-12)
+    x = torch.randn((hidden, 7, features) if batch_first else (7, hidden, features), dtype=torch.float64)
+    h = torch.zeros(hidden, hidden, dtype=torch.float64)
+    if kind is nn.RNN and batch_first and layers == 1 and bias and not bidirectional:
+        states = LESSON["rnn_forward"](x, h, *layer.parameters())
+        torch.testing.assert_close(states[:, 1:], layer(x)[0], rtol=1e-10, atol=1e-12)
     else:
-        for call in (LESSON["lstm_step"], lambda *given: LESSON["lstm_step_backward"](h, c, *given)):
-            with pytest.raises((ValueError, TypeError), match=r"must have the shape|positional argument"):
-                call(x, h, c, *layer.parameters())
+        with pytest.raises((ValueError, TypeError), match=r"must have the shape|positional argument"):
+            LESSON["rnn_forward"](x, h, *layer.parameters())
 
 
-@pytest.mark.parametrize("name", ["x", "h", "c", "dh", "dc"])
-@pytest.mark.parametrize("change", [lambda t: t[None], lambda t: t[:1], lambda t: t[0]])
-def test_a_step_refuses_other_shapes(name, change):
-    """A whole sequence, one sample for all, a sample without its batch."""
-    layer, x, h, c = _step("ordinary")
-    given = {"dh": h, "dc": c, "x": x, "h": h, "c": c}
-    given[name] = change(given[name])
-    for function in ("lstm_step", "lstm_step_backward"):
-        used = list(given.values())[0 if "backward" in function else 2 :]
-        if "backward" in function or name not in ("dh", "dc"):
-            with pytest.raises(ValueError, match=r"must have the shape \("):
-                LESSON[function](*used, *layer.parameters())
-
-
-def test_cell_update_is_the_step_with_given_gates():
-    assert LESSON["cell_update"](c=2.0, i=0.5, f=0.25, g=1.0, o=0.0) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (10, 10), (5, 8), (1, 1)])
-def test_batches_cover_each_epoch_once_and_are_those_of_fit(n, batch_size):
-    ours = LESSON["batches"](n, batch_size, torch.Generator().manual_seed(1))
-    fits = training.shuffled_batches(n, batch_size, torch.Generator().manual_seed(1))
-    per_epoch = -(-n // batch_size)
-    for _ in range(2):
-        epoch = list(itertools.islice(ours, per_epoch))
-        assert torch.cat(epoch).sort().values.tolist() == list(range(n))
-        assert all(torch.equal(a, next(fits)) for a in epoch)
-
-
-@pytest.mark.parametrize("layer_dim", [1, 3])
-def test_class_equals_the_packages(layer_dim):
+@pytest.mark.parametrize("hidden", [1, 6])
+def test_backward_refuses_what_is_not_of_one_layer(hidden):
     torch.manual_seed(0)
-    ours = LESSON["LSTMModel"](28, 9, layer_dim, 10)
+    x, h = torch.randn(5, 7, 4), torch.zeros(5, hidden)
+    layer = nn.RNN(4, hidden, batch_first=True)
+    weights = layer.weight_ih_l0, layer.weight_hh_l0
+    states = LESSON["rnn_forward"](x, h, *layer.parameters())
+    for dh, given, of, named in (
+        (h[:1], states, weights, "dh"),
+        (h[None], states, weights, "dh"),
+        (h, states[:, 1:], weights, "states"),
+        (h, states.transpose(0, 1), weights, "states"),
+        (h, layer(x)[0], weights, "states"),  # torch's, which leave out h_0
+        (h, states, (weights[1], weights[1]), "W_ih"),
+        (h, states, (weights[0], weights[0]), "W_hh"),
+    ):
+        with pytest.raises(ValueError, match=f"^{named} must have the shape"):
+            LESSON["rnn_backward"](dh, x, given, *of)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 2)])
+def test_central_differences_of_functions_with_a_known_gradient(shape):
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = w.clone()
+    gradient = LESSON["central_differences"](lambda w: (w**3).sum() + torch.sin(w).sum(), w)
+    torch.testing.assert_close(gradient, 3 * w**2 + torch.cos(w), rtol=1e-7, atol=1e-8)
+    assert torch.equal(w, before)
+
+
+def test_central_differences_refuse_single_precision():
+    with pytest.raises(ValueError, match=r"need float64, got torch\.float32"):
+        LESSON["central_differences"](torch.sum, torch.zeros(2))
+
+
+@pytest.mark.parametrize(("layer_dim", "nonlinearity"), [(1, "relu"), (2, "relu"), (2, "tanh")])
+def test_class_equals_the_packages(layer_dim, nonlinearity):
     torch.manual_seed(0)
-    package = recurrent.LSTMModel(28, 9, layer_dim, 10)
+    ours = LESSON["RNNModel"](28, 9, layer_dim, 10, nonlinearity)
+    torch.manual_seed(0)
+    package = recurrent.RNNModel(28, 9, layer_dim, 10, nonlinearity)
     x = torch.rand(4, 28, 28)
     assert torch.equal(ours(x), package(x))

@@ -100,7 +100,7 @@ def test_the_front_page_lists_the_lessons_with_their_minutes(built):
 def test_the_results_page_holds_what_was_recorded(built):
     records = recorded(read(find("9")))
     article = parse(built[0] / "results.html").find("article")
-    heading = next(h for h in article.find_all("h2") if h.find("a", href="09_lstm_mnist.html"))
+    heading = next(h for h in article.find_all("h2") if h.find("a", href="10_lstm_mnist.html"))
     table = heading.find_next("table")
     assert len(table.find_all("tr")) == len(records) + 1
     assert f"{records[0]['results']['accuracy']:.4g}" in table.get_text()

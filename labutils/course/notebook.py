@@ -37,7 +37,7 @@ def notebooks():
 
 
 def find(name):
-    """Path of a notebook named by number ("9"), stem ("09_lstm_mnist") or path.
+    """Path of a notebook named by number ("9"), stem ("10_lstm_mnist") or path.
 
     Raises
     ------

@@ -35,10 +35,10 @@ WITH_SLIDER = [
     "03_ica",
     "05_slow_feature_analysis",
     "06_sparse_coding",
-    "11_long_term_dependencies",
+    "12_long_term_dependencies",
 ]
 # Whether the hint of the exercise that is done has mathematics in it.
-WITH_EXERCISE = {"03_ica": False, "08_rnn_mnist": True}
+WITH_EXERCISE = {"03_ica": False, "09_rnn_mnist": True}
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def opened(lab, page):
 # --- lessons --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [START, *WITH_SLIDER, "09_lstm_mnist"])
+@pytest.mark.parametrize("name", [START, *WITH_SLIDER, "10_lstm_mnist"])
 def test_a_lesson_runs_and_its_sliders_redraw_their_picture(name, opened):
     notebook = opened(name)
     stored = read(NOTEBOOKS / f"{name}.ipynb")
