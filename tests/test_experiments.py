@@ -81,6 +81,7 @@ def test_recipe_wants_the_whole_search(tmp_path):
         ("LSTM A", 53_010),
         ("LSTM B", 133_810),
         ("LSTM C", 214_610),
+        ("GRU A", 40_010),
     ],
 )
 def test_models_of_the_lab(name, n_parameters):
