@@ -164,15 +164,15 @@ def damaged_subset(request, tmp_path, monkeypatch):
 
 
 def test_damaged_subset_is_refused(damaged_subset):
-    with pytest.raises(image_sets.DataError, match="is missing or damaged; get it back with git") as caught:
+    with pytest.raises(data.DataError, match="is missing or damaged; get it back with git") as caught:
         image_sets.mnist("mnist-mini")
     assert_one_sentence(caught.value, str(damaged_subset), "git checkout labutils/mnist_mini.npz")
-    assert image_sets.state("mnist-mini") == ("damaged" if os.path.lexists(damaged_subset) else "absent")
+    assert data.state("mnist-mini") == ("damaged" if os.path.lexists(damaged_subset) else "absent")
 
 
 def test_damaged_subset_does_not_stand_in(damaged_subset, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", {})
-    with pytest.raises(image_sets.DataError, match="the bundled subset"):
+    with pytest.raises(data.DataError, match="the bundled subset"):
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     out = capsys.readouterr().out
     assert "MNIST could not be fetched from any source" in out
@@ -329,12 +329,12 @@ def test_something_else_in_place_of_a_data_file(make, copying, originals, tmp_pa
     path.unlink()
     make(path)
     kind = make.__name__.replace("_", " ")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path)
     assert str(caught.value) == f"{path} is {kind}, not a data file; move it away and try again"
     assert copying == []
     assert os.path.lexists(path)
-    assert image_sets.state("mnist", cache=tmp_path) == "damaged"
+    assert data.state("mnist", cache=tmp_path) == "damaged"
 
 
 def test_what_is_in_the_cache(copying, originals, tmp_path, capsys):
@@ -367,7 +367,7 @@ def test_fetch_says_which_data_set_serves(tmp_path, monkeypatch):
         data.fetch("mnist", cache=tmp_path) == "mnist-mini" == image_sets.mnist("mnist", cache=tmp_path).name
     )
     assert data.fetch("mnist-mini", cache=tmp_path) == "mnist-mini"
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         data.fetch("mnist", cache=tmp_path, allow_subset=False)
 
 
@@ -402,7 +402,7 @@ def test_environment_is_settled_once_for_kernels_too(settle, said, meant, tmp_pa
 def test_home_of_nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_DATA", "~no-such-user/data")
     for ask in (data.settle_cache, data.cache_folder, data.mnist):
-        with pytest.raises(image_sets.DataError) as caught:
+        with pytest.raises(data.DataError) as caught:
             ask()
         assert_one_sentence(caught.value, "LABUTILS_DATA is '~no-such-user/data'")
 
@@ -462,7 +462,7 @@ def test_source_with_wrong_bytes_is_refused(wrong, originals, tmp_path, monkeypa
     cache = tmp_path / "cache"
     bring = lambda dataset, folder: wrong(originals, folder)
     monkeypatch.setitem(files.SOURCES, "mnist", {"a bad folder": bring})
-    with pytest.raises(image_sets.DataError, match="could not be fetched from any source") as caught:
+    with pytest.raises(data.DataError, match="could not be fetched from any source") as caught:
         image_sets.mnist("mnist", cache=cache, allow_subset=False)
     assert_one_sentence(caught.value, str(cache / "MNIST" / "raw"))
     assert "trying a bad folder ... refused: checksum of" in capsys.readouterr().out
@@ -500,7 +500,7 @@ def test_offline_falls_back_to_the_subset_and_says_so(tmp_path, offline, capsys)
 
 
 def test_offline_without_the_subset_is_one_sentence(tmp_path, offline):
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path, allow_subset=False)
     assert_one_sentence(caught.value, "MNIST", "connect to the internet", str(tmp_path / "MNIST" / "raw"))
     assert left_in(tmp_path) == []
@@ -509,7 +509,7 @@ def test_offline_without_the_subset_is_one_sentence(tmp_path, offline):
 
 def test_fashion_has_no_substitute(tmp_path, offline, monkeypatch):
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "absent")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, "Fashion-MNIST", "dataset-fashion-mnist")
     assert left_in(tmp_path / "cache") == []
@@ -562,7 +562,7 @@ def test_torchvision_source(mirror, originals, tmp_path, capfd):
 
 def test_torchvision_source_with_a_file_missing_on_the_mirror(mirror, tmp_path, capsys):
     (mirror / f"{NAMES[1]}.gz").unlink()
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
     assert "trying torchvision's mirrors ... failed: " in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
@@ -582,7 +582,7 @@ def test_pipe_in_debians_folder(originals, tmp_path, monkeypatch, capsys):
     os.mkfifo(packed)
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert f"failed: {packed} is a pipe, not a file\n" in capsys.readouterr().out
 
@@ -593,7 +593,7 @@ def test_unreadable_file_in_debians_folder(originals, open_folder, monkeypatch, 
     (open_folder / "cache").chmod(0o777)
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", open_folder / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with as_ordinary_user(), pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with as_ordinary_user(), pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=open_folder / "cache")
     assert "dataset-fashion-mnist ... failed: [Errno 13] Permission denied" in capsys.readouterr().out
 
@@ -603,7 +603,7 @@ def test_packed_file_that_unpacks_to_too_much(originals, tmp_path, monkeypatch, 
     packed.write_bytes(gzip.compress(bytes(10_000_000)))
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert f"failed: {NAMES[1]} is longer than its 60,008 bytes\n" in capsys.readouterr().out
 
@@ -738,7 +738,7 @@ def test_npm_says_why_it_fails(said, reason, npm_only, tmp_path, capsys):
 @pytest.mark.parametrize("said", ["npm error code ENOSPC", "/bin/sh: write error: No space left on device"])
 def test_npm_finds_the_disk_full(said, npm_only, tmp_path):
     write_command(npm_only / "npm", f"echo '{said}' >&2; exit 1")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, "cannot be written (No space left on device); free some space there, ")
     assert left_in(tmp_path / "cache") == []
@@ -840,7 +840,7 @@ def test_archive_that_is_none(made, said, npm_only, tmp_path, capsys):
 
 def test_cache_below_a_regular_file(copying, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(image_sets.DataError, match="cannot be written") as caught:
+    with pytest.raises(data.DataError, match="cannot be written") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "file" / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "file" / "cache"), "LABUTILS_DATA", "mnist-mini")
     assert copying == []
@@ -860,7 +860,7 @@ def test_cache_below_a_regular_file(copying, tmp_path):
 def test_something_else_in_place_of_a_folder(path, make, copying, tmp_path):
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     make(tmp_path / path)
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(
         caught.value, f"{tmp_path / path} is a", "not a folder", "set LABUTILS_DATA to another"
@@ -871,7 +871,7 @@ def test_something_else_in_place_of_a_folder(path, make, copying, tmp_path):
 
 def test_folder_in_place_of_the_lock(copying, tmp_path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(image_sets.DataError, match="cannot be written") as caught:
+    with pytest.raises(data.DataError, match="cannot be written") as caught:
         image_sets.mnist("mnist", cache=tmp_path)
     assert_one_sentence(caught.value)
     assert copying == []
@@ -879,7 +879,7 @@ def test_folder_in_place_of_the_lock(copying, tmp_path):
 
 def test_path_that_is_too_long(copying, monkeypatch):
     monkeypatch.setenv("LABUTILS_DATA", "/tmp/" + 300 * "x")
-    with pytest.raises(image_sets.DataError, match="cannot be written \\(File name too long\\)"):
+    with pytest.raises(data.DataError, match="cannot be written \\(File name too long\\)"):
         image_sets.mnist("mnist")
     assert data.state("mnist") == "absent"
 
@@ -910,7 +910,7 @@ def test_read_only_cache(copying, open_folder):
     cache = open_folder / "cache"
     cache.mkdir()
     cache.chmod(0o555)
-    with as_ordinary_user(), pytest.raises(image_sets.DataError) as caught:
+    with as_ordinary_user(), pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=cache)
     assert_one_sentence(caught.value, f"the data cache {cache} cannot be written (Permission denied)")
     assert copying == []
@@ -922,9 +922,9 @@ def test_cache_that_may_not_be_entered(copying, originals, open_folder):
     shutil.copytree(originals, cache / "MNIST" / "raw")
     cache.chmod(0)
     with as_ordinary_user():
-        with pytest.raises(image_sets.DataError) as caught:
+        with pytest.raises(data.DataError) as caught:
             image_sets.mnist("mnist", cache=cache)
-        assert image_sets.state("mnist", cache=cache) == "absent"
+        assert data.state("mnist", cache=cache) == "absent"
     assert_one_sentence(
         caught.value, f"the data cache {cache} cannot be written (Permission denied); set LAB"
     )
@@ -944,7 +944,7 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_BYTES_NEEDED", 10**18)
-    with pytest.raises(image_sets.DataError, match=r"MB free, .* MB needed") as caught:
+    with pytest.raises(data.DataError, match=r"MB free, .* MB needed") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
     assert copying == []
@@ -980,7 +980,7 @@ def test_full_disk(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
-        except image_sets.DataError as error:
+        except data.DataError as error:
             sys.exit(str(error))
         """
     process = start(script, cache)
@@ -1002,7 +1002,7 @@ def test_disk_that_is_full_for_npm(npm_only, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
-        except image_sets.DataError as error:
+        except data.DataError as error:
             sys.exit(str(error))
         """
     process = start(script, tmp_path / "cache")
