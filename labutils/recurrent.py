@@ -1,6 +1,6 @@
-"""The two recurrent classifiers of the lab: a sequence goes in, row by row, and class scores come out.
+"""The recurrent classifiers of the lab: a sequence goes in, row by row, and class scores come out.
 
-Both read a batch of shape (batch, time, features) from the first step to the last, start from a state of
+They read a batch of shape (batch, time, features) from the first step to the last, start from a state of
 zeros, and hand the last hidden state of the top layer to a linear readout. There is no ``detach``: the state
 is made anew for every batch, so it has no history to cut off.
 """
@@ -11,7 +11,29 @@ from torch import nn
 from labutils.rules import check_counts, check_numbers
 
 
-class RNNModel(nn.Module):
+class _Classifier(nn.Module):
+    """What the models share: recurrent layers, and a linear readout of the state that they end in."""
+
+    def forward(self, x):
+        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim).
+
+        Raises
+        ------
+        ValueError
+            If the sequences have another shape, no time step, or another precision than the weights.
+        TypeError
+            If they are no tensor.
+        """
+        layers = _layers(self)
+        _check_sequences(x, layers)
+        states, _ = layers(x)
+        return self.fc(self._last(states))
+
+    def _last(self, states):
+        return states[:, -1, :]
+
+
+class RNNModel(_Classifier):
     """Simple (Elman) recurrent network with a linear readout.
 
     Parameters
@@ -45,22 +67,8 @@ class RNNModel(nn.Module):
         self.rnn = nn.RNN(input_dim, hidden_dim, layer_dim, batch_first=True, nonlinearity=nonlinearity)
         self.fc = nn.Linear(hidden_dim, output_dim)
 
-    def forward(self, x):
-        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim).
 
-        Raises
-        ------
-        ValueError
-            If the sequences have another shape, no time step, or another precision than the weights.
-        TypeError
-            If they are no tensor.
-        """
-        _check_sequences(x, self.rnn)
-        states, _ = self.rnn(x)
-        return self.fc(states[:, -1, :])
-
-
-class LSTMModel(nn.Module):
+class LSTMModel(_Classifier):
     """Long short-term memory network with a linear readout.
 
     Parameters
@@ -91,19 +99,80 @@ class LSTMModel(nn.Module):
         self.lstm = nn.LSTM(input_dim, hidden_dim, layer_dim, batch_first=True)
         self.fc = nn.Linear(hidden_dim, output_dim)
 
-    def forward(self, x):
-        """Class scores (logits), shape (batch, output_dim), of sequences of shape (batch, time, input_dim).
 
-        Raises
-        ------
-        ValueError
-            If the sequences have another shape, no time step, or another precision than the weights.
-        TypeError
-            If they are no tensor.
-        """
-        _check_sequences(x, self.lstm)
-        states, _ = self.lstm(x)
-        return self.fc(states[:, -1, :])
+class GRUModel(_Classifier):
+    """Gated recurrent units with a linear readout.
+
+    PyTorch's variant: the reset gate multiplies what comes of the product with the recurrent weights, and its
+    offset; Cho et al. apply it to the state before the product.
+
+    Parameters
+    ----------
+    input_dim : int
+        Features per time step; 28 for an image read row by row.
+    hidden_dim : int
+        Units per layer.
+    layer_dim : int
+        Number of stacked layers.
+    output_dim : int
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is not a positive integer.
+
+    References
+    ----------
+    Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation",
+    EMNLP 2014, equations 5 to 8.
+    """
+
+    def __init__(self, input_dim, hidden_dim, layer_dim, output_dim):
+        super().__init__()
+        check_counts(input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim)
+        self.gru = nn.GRU(input_dim, hidden_dim, layer_dim, batch_first=True)
+        self.fc = nn.Linear(hidden_dim, output_dim)
+
+
+class BidirectionalLSTMModel(_Classifier):
+    """Two LSTMs in each layer, of which one reads forwards and one backwards, with a linear readout.
+
+    The readout sees the state in which each direction of the top layer ends: that of the last step forwards, and
+    that of the first step backwards, when each has read the whole sequence.
+
+    Parameters
+    ----------
+    input_dim : int
+        Features per time step; 28 for an image read row by row.
+    hidden_dim : int
+        Units per layer and direction.
+    layer_dim : int
+        Number of stacked layers.
+    output_dim : int
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is not a positive integer.
+
+    References
+    ----------
+    Schuster and Paliwal, "Bidirectional recurrent neural networks", IEEE Transactions on Signal Processing 45:2673,
+    1997; Graves and Schmidhuber, "Framewise phoneme classification with bidirectional LSTM and other neural network
+    architectures", Neural Networks 18:602, 2005.
+    """
+
+    def __init__(self, input_dim, hidden_dim, layer_dim, output_dim):
+        super().__init__()
+        check_counts(input_dim=input_dim, hidden_dim=hidden_dim, layer_dim=layer_dim, output_dim=output_dim)
+        self.lstm = nn.LSTM(input_dim, hidden_dim, layer_dim, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(2 * hidden_dim, output_dim)
+
+    def _last(self, states):
+        forwards, backwards = states.chunk(2, dim=2)
+        return torch.cat([forwards[:, -1, :], backwards[:, 0, :]], dim=1)
 
 
 def _check_sequences(x, layers):
@@ -123,10 +192,15 @@ def _check_sequences(x, layers):
 
 
 def _layers(model):
-    """The recurrent layers of one of the two models."""
-    if not isinstance(model, RNNModel | LSTMModel):
-        raise TypeError(f"model must be an RNNModel or an LSTMModel, got {type(model).__name__}")
-    return model.lstm if isinstance(model, LSTMModel) else model.rnn
+    """The recurrent layers of one of the models: the module that comes before the readout."""
+    return next(model.children())
+
+
+def _layers_in_one_direction(model):
+    if not isinstance(model, RNNModel | LSTMModel | GRUModel):
+        allowed = "an RNNModel, an LSTMModel or a GRUModel"
+        raise TypeError(f"model must be {allowed}, got {type(model).__name__}")
+    return _layers(model)
 
 
 @torch.no_grad()
@@ -175,28 +249,28 @@ def set_input_weights(model):
     """Draw the input-to-hidden weights of every layer anew as Glorot and Bengio advise ("Xavier"), in place.
 
     They are uniform, with the variance 2 / (inputs + units); of an LSTM each of the four blocks is drawn on its
-    own. PyTorch's default has the variance 1 / (3 units), whatever the number of inputs.
+    own, of a GRU each of the three. PyTorch's default has the variance 1 / (3 units), whatever the number of inputs.
 
     Parameters
     ----------
-    model : RNNModel or LSTMModel
+    model : RNNModel, LSTMModel or GRUModel
 
     Returns
     -------
-    RNNModel or LSTMModel
+    RNNModel, LSTMModel or GRUModel
         The same model, for chaining.
 
     Raises
     ------
     TypeError
-        If the model is neither.
+        If the model is none of these.
 
     References
     ----------
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
     equation 16.
     """
-    layers = _layers(model)
+    layers = _layers_in_one_direction(model)
     for layer in range(layers.num_layers):
         for block in getattr(layers, f"weight_ih_l{layer}").split(layers.hidden_size):
             nn.init.xavier_uniform_(block)
@@ -216,8 +290,8 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
 
     Parameters
     ----------
-    model : RNNModel or LSTMModel
-        Of an LSTM each of the four blocks is drawn on its own.
+    model : RNNModel, LSTMModel or GRUModel
+        Of an LSTM each of the four blocks is drawn on its own, of a GRU each of the three.
     kind : {"orthogonal", "identity", "gaussian"}
         A random orthogonal matrix; the identity, with the layer's biases set to zero (Le, Jaitly and Hinton
         2015: with ReLU units, the "IRNN"); or independent entries of variance 1 / hidden_dim.
@@ -226,7 +300,7 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
 
     Returns
     -------
-    RNNModel or LSTMModel
+    RNNModel, LSTMModel or GRUModel
         The same model, for chaining.
 
     Raises
@@ -234,7 +308,7 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
     ValueError
         If the kind is none of the three, or the gain is not a finite number above 0.
     TypeError
-        If the model is neither.
+        If the model is none of these.
 
     References
     ----------
@@ -245,7 +319,7 @@ def set_recurrent_weights(model, kind, *, gain=1.0):
     if not isinstance(kind, str) or kind not in _RECURRENT_WEIGHTS:
         raise ValueError(f"kind must be one of {', '.join(_RECURRENT_WEIGHTS)}, got {kind!r}")
     check_numbers(above=0, gain=gain)
-    layers = _layers(model)
+    layers = _layers_in_one_direction(model)
     for layer in range(layers.num_layers):
         for block in getattr(layers, f"weight_hh_l{layer}").split(layers.hidden_size):
             _RECURRENT_WEIGHTS[kind](block)

@@ -1,4 +1,4 @@
-"""The two recurrent classifiers: their shapes, their mathematics, their initial state."""
+"""The recurrent classifiers: their shapes, their mathematics, their initial state."""
 
 import math
 
@@ -7,12 +7,18 @@ import torch
 from torch import nn
 
 from labutils.recurrent import (
+    BidirectionalLSTMModel,
+    GRUModel,
     LSTMModel,
     RNNModel,
     set_forget_bias,
     set_input_weights,
     set_recurrent_weights,
 )
+
+MODELS = [RNNModel, LSTMModel, GRUModel, BidirectionalLSTMModel]
+IN_ONE_DIRECTION = MODELS[:3]
+BLOCKS = {RNNModel: 1, LSTMModel: 4, GRUModel: 3}
 
 
 def parameter_shapes(gates, layers):
@@ -29,6 +35,8 @@ def parameter_shapes(gates, layers):
         (LSTMModel, 4, 1, 53_010),
         (LSTMModel, 4, 2, 133_810),
         (LSTMModel, 4, 3, 214_610),
+        (GRUModel, 3, 1, 40_010),
+        (GRUModel, 3, 2, 100_610),
         (RNNModel, 1, 1, 14_010),
         (RNNModel, 1, 2, 34_210),
         (RNNModel, 1, 3, 54_410),
@@ -41,7 +49,7 @@ def test_parameters(kind, gates, layers, total):
     assert all(p.requires_grad for p in parameters)
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("steps", [1, 28])
 def test_output_shape(kind, batch, steps):
@@ -110,7 +118,41 @@ def test_lstm_by_hand():
     torch.testing.assert_close(model(x), h @ model.fc.weight.T + model.fc.bias)
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+def test_gru_by_hand():
+    torch.manual_seed(1)
+    model, x = GRUModel(3, 5, 1, 2), torch.randn(4, 6, 3)
+    gru, h = model.gru, torch.zeros(4, 5)
+    for t in range(6):
+        r_in, z_in, n_in = (x[:, t] @ gru.weight_ih_l0.T + gru.bias_ih_l0).chunk(3, dim=1)
+        r_state, z_state, n_state = (h @ gru.weight_hh_l0.T + gru.bias_hh_l0).chunk(3, dim=1)
+        r, z = (r_in + r_state).sigmoid(), (z_in + z_state).sigmoid()
+        h = (1 - z) * (n_in + r * n_state).tanh() + z * h
+    torch.testing.assert_close(model(x), h @ model.fc.weight.T + model.fc.bias)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_bidirectional_reads_the_state_in_which_each_direction_ends(layers):
+    torch.manual_seed(1)
+    model, x = BidirectionalLSTMModel(3, 5, layers, 2), torch.randn(4, 6, 3)
+    _, (last, _) = model.lstm(x)
+    forwards, backwards = last[-2:]  # torch's own bookkeeping
+    expected = torch.cat([forwards, backwards], dim=1) @ model.fc.weight.T + model.fc.bias
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_bidirectional_is_one_lstm_on_the_sequence_and_one_on_its_mirror():
+    torch.manual_seed(1)
+    model, x = BidirectionalLSTMModel(3, 5, 1, 2), torch.randn(4, 6, 3)
+    alone = nn.LSTM(3, 5, batch_first=True)
+    ends = []
+    for suffix, sequence in (("", x), ("_reverse", x.flip(1))):
+        for name, parameter in alone.named_parameters():
+            parameter.data = getattr(model.lstm, name + suffix).data
+        ends.append(alone(sequence)[0][:, -1, :])
+    torch.testing.assert_close(model(x), model.fc(torch.cat(ends, dim=1)))
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_state_is_made_anew_for_every_batch(kind):
     torch.manual_seed(0)
     model, x = kind(4, 6, 2, 3), torch.rand(5, 7, 4)
@@ -119,7 +161,7 @@ def test_state_is_made_anew_for_every_batch(kind):
     assert torch.equal(model(x), first)
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_step_reaches_the_scores(kind):
     torch.manual_seed(0)
     x = torch.rand(1, 6, 4, requires_grad=True)
@@ -127,7 +169,7 @@ def test_every_step_reaches_the_scores(kind):
     assert (x.grad.abs().sum(dim=2) > 0).all()
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize("value", [0, -1, 2.5, "28", None, True])
 def test_bad_dimension_is_refused(kind, at, value):
@@ -189,19 +231,23 @@ def test_set_forget_bias_refuses_what_has_no_forget_gate_and_what_is_not_finite(
         set_forget_bias(LSTMModel(2, 3, 1, 2), float("nan"))
 
 
+def recurrent_layers(model):
+    return next(getattr(model, name) for name in ("rnn", "lstm", "gru") if hasattr(model, name))
+
+
 def recurrent_blocks(model):
-    layers = model.lstm if isinstance(model, LSTMModel) else model.rnn
+    layers = recurrent_layers(model)
     for layer in range(layers.num_layers):
         yield from getattr(layers, f"weight_hh_l{layer}").split(layers.hidden_size)
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", IN_ONE_DIRECTION)
 @pytest.mark.parametrize("gain", [1.0, 0.5])
 def test_orthogonal_recurrent_weights(kind, gain):
     torch.manual_seed(0)
     model = set_recurrent_weights(kind(4, 20, 2, 3), "orthogonal", gain=gain)
     blocks = list(recurrent_blocks(model))
-    assert len(blocks) == (8 if kind is LSTMModel else 2)
+    assert len(blocks) == 2 * BLOCKS[kind]
     for block in blocks:
         torch.testing.assert_close(block @ block.T, gain**2 * torch.eye(20), atol=1e-5, rtol=0)
     assert not torch.equal(blocks[0], blocks[1])
@@ -249,13 +295,13 @@ def test_bad_gain_is_refused(gain):
         set_recurrent_weights(RNNModel(4, 5, 1, 3), "gaussian", gain=gain)
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", IN_ONE_DIRECTION)
 def test_input_weights_have_the_variance_of_glorot_and_bengio(kind):
     torch.manual_seed(0)
     model = kind(30, 100, 2, 3)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     assert set_input_weights(model) is model
-    layers = model.lstm if kind is LSTMModel else model.rnn
+    layers = recurrent_layers(model)
     for layer, n_inputs in enumerate((30, 100)):
         for block in getattr(layers, f"weight_ih_l{layer}").split(100):
             assert block.abs().max().item() <= (6 / (n_inputs + 100)) ** 0.5
@@ -275,7 +321,7 @@ BAD_SEQUENCES = {
 }
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", BAD_SEQUENCES)
 def test_sequences_of_another_shape_are_refused(kind, name):
     shape, got = BAD_SEQUENCES[name]
@@ -285,7 +331,7 @@ def test_sequences_of_another_shape_are_refused(kind, name):
     assert str(caught.value) == expected
 
 
-@pytest.mark.parametrize("kind", [RNNModel, LSTMModel])
+@pytest.mark.parametrize("kind", MODELS)
 def test_sequences_of_another_precision_and_arrays_are_refused(kind):
     model, x = kind(28, 5, 1, 10), torch.zeros(2, 3, 28)
     for other in (x.double(), x.byte()):
@@ -299,10 +345,10 @@ def test_sequences_of_another_precision_and_arrays_are_refused(kind):
         assert model(x.bfloat16()).shape == (2, 10)
 
 
-@pytest.mark.parametrize("model", [nn.LSTM(2, 3), nn.Linear(2, 3), None])
-def test_initial_weights_are_set_of_the_two_models_only(model):
+@pytest.mark.parametrize("model", [nn.LSTM(2, 3), nn.Linear(2, 3), BidirectionalLSTMModel(2, 3, 1, 2), None])
+def test_initial_weights_are_set_of_models_in_one_direction_only(model):
     for call in (set_input_weights, lambda model: set_recurrent_weights(model, "orthogonal")):
-        with pytest.raises(TypeError, match="model must be an RNNModel or an LSTMModel, got"):
+        with pytest.raises(TypeError, match="model must be an RNNModel, an LSTMModel or a GRUModel, got"):
             call(model)
 
 
