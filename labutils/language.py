@@ -303,10 +303,10 @@ def fit(model, optimizer, text, *, n_steps, n_iters, clip_norm=math.inf, schedul
 
 
 @torch.inference_mode()
-def bits_per_character(model, indices, *, batch_size=_BATCH_SIZE):
-    """Mean of -log2 of the probability that a network gives to the next character, over a text.
+def probabilities(model, indices, *, batch_size=_BATCH_SIZE):
+    """Probability that a network gives to each character of a text that is read in `streams`.
 
-    The text is read in `streams`, each from a state of zeros on; the first character of each is not predicted.
+    Each stream begins with a state of zeros, and its first character is not predicted.
 
     Parameters
     ----------
@@ -316,14 +316,43 @@ def bits_per_character(model, indices, *, batch_size=_BATCH_SIZE):
 
     Returns
     -------
-    float
+    numpy.ndarray, shape (batch_size, n // batch_size - 1)
     """
-    text, state, nats = streams(indices, batch_size), None, 0.0
+    text, state, parts = streams(indices, batch_size), None, []
     for start in range(0, text.shape[1] - 1, _N_STEPS):
         targets = text[:, start + 1 : start + 1 + _N_STEPS]
         scores, state = model(text[:, start : start + targets.shape[1]], state)
-        nats += functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum").item()
-    return nats / math.log(2) / text[:, 1:].numel()
+        parts.append(scores.double().softmax(dim=2).gather(2, targets[:, :, None])[:, :, 0])
+    return torch.cat(parts, dim=1).numpy()
+
+
+def bits_per_character(model, indices, *, batch_size=_BATCH_SIZE):
+    """Mean of -log2 of the `probabilities` that a network gives to the characters of a text (float)."""
+    return float(-np.log2(probabilities(model, indices, batch_size=batch_size)).mean())
+
+
+def mixed_bits_per_character(model, ngram, indices, *, batch_size=_BATCH_SIZE):
+    """Bits per character of the mean of two predictions, a network's and an n-gram model's.
+
+    Parameters
+    ----------
+    model : CharModel
+    ngram : NGram
+        After its `fit`.
+    indices : array-like of int, shape (n,)
+    batch_size : int
+
+    Returns
+    -------
+    float
+    """
+    by_counts = np.full(
+        len(indices), np.nan
+    )  # the first few are not predicted; they stand in the first stream
+    by_counts[ngram.order - 1 :] = ngram.probabilities(indices)
+    by_counts = streams(by_counts, batch_size)[:, 1:].numpy()
+    mixed = (probabilities(model, indices, batch_size=batch_size) + by_counts) / 2
+    return float(-np.log2(mixed[~np.isnan(mixed)]).mean())
 
 
 @torch.inference_mode()

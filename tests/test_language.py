@@ -1,6 +1,7 @@
 """Models of a text: n-grams against a second implementation, the network and its loop against torch."""
 
 import collections
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from labutils import language
+from labutils import data, experiments, language
 
 ALPHABET = 5
 TEXTS = {  # over an alphabet of five
@@ -244,3 +245,52 @@ def test_sample_repeats_with_its_seed():
     model = small("LSTM")
     assert language.sample(model, [1], 50, seed=3) == language.sample(model, [1], 50, seed=3)
     assert language.sample(model, [1], 50, seed=3) != language.sample(model, [1], 50, seed=4)
+
+
+def test_mixed_with_a_copy_of_itself_a_model_stays_as_good():
+    """A network that knows nothing and an n-gram that has no counts give the same, whatever the streams."""
+    model, text = small("RNN"), TEXTS["random"]
+    nn.init.zeros_(model.fc.weight)
+    nn.init.zeros_(model.fc.bias)
+    ngram = language.NGram(3, ALPHABET).fit([0, 0, 0])
+    ngram.discount = 1.0  # frees every count but those of "000"
+    p = ngram.probabilities(text)
+    order = ngram.order
+    bits = [-math.log2((0.2 + p[i - order + 1]) / 2) for i in range(order - 1, 400) if i % 100]
+    assert language.mixed_bits_per_character(model, ngram, text, batch_size=4) == pytest.approx(np.mean(bits))
+
+
+def test_runs_change_one_thing_at_a_time():
+    runs = experiments.next_character(seeds=(0,))
+    assert len(set(runs)) == len(runs)
+    lesson = experiments.TextRun("RNN", 0, clip_norm=1.0)
+    assert lesson in runs
+    assert {run.n_steps for run in runs if dataclasses.replace(run, n_steps=64) == lesson} == {1, 4, 16, 64}
+    assert {run.model for run in runs if dataclasses.replace(run, model="RNN") == lesson} == {
+        "RNN",
+        "LSTM",
+        "GRU",
+    }
+    sgd = [run for run in runs if run.optimizer == "sgd"]
+    assert [run.clip_norm for run in sgd] == [0.25, 1.0, None]
+    assert len({dataclasses.replace(run, clip_norm=None) for run in sgd}) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"model": "LSTM", "one_cycle": True}, {"optimizer": "sgd", "clip_norm": 0.01}]
+)
+def test_a_run_of_the_excerpt(settings):
+    settings = {"model": "RNN", "n_steps": 16, "hidden_dim": 8, "n_iters": 5} | settings
+    run = experiments.TextRun(seed=1, dataset="moby-dick-excerpt", **settings)
+    measured = run.measure("cpu")
+    assert measured["updates"] == 5
+    assert 4 < measured["bits"] < 7
+    assert measured["mixed_bits"] < measured["bits"]
+    assert len(measured["sample"]) == 500
+    assert measured["clipped_share"] == (1.0 if run.clip_norm else None)
+    again = run.measure("cpu")
+    assert {**again, "train_cpu_seconds": 0} == {**measured, "train_cpu_seconds": 0}
+    book = data.moby_dick("moby-dick-excerpt")
+    model, _ = experiments.text.train(run, device="cpu")
+    bits = language.bits_per_character(model, book.encode(book.test))
+    assert bits == measured["bits"]
