@@ -302,6 +302,34 @@ def fit(model, optimizer, text, *, n_steps, n_iters, clip_norm=math.inf, schedul
     return history
 
 
+def graph_bytes(model, characters):
+    """Memory that autograd keeps on the way forward through a chunk, for the way back.
+
+    Parameters
+    ----------
+    model : CharModel
+    characters : torch.Tensor of int64, shape (batch, time)
+
+    Returns
+    -------
+    int
+        Bytes, the parameters not counted.
+    """
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        graph = model(characters)  # alive until all is counted, so that no place is used twice
+    size = sum(size for place, size in kept.items() if place not in own)
+    del graph
+    return size
+
+
 @torch.inference_mode()
 def probabilities(model, indices, *, batch_size=_BATCH_SIZE):
     """Probability that a network gives to each character of a text that is read in `streams`.

@@ -118,12 +118,13 @@ def next_character(seeds=range(3)):
     for seed in seeds:
         runs += [TextRun(cell, seed, clip_norm=1.0) for cell in language.CELLS]
         runs += [TextRun("RNN", seed, n_steps=n_steps, clip_norm=1.0) for n_steps in TRUNCATIONS[:-1]]
+        runs += [TextRun("LSTM", seed, n_steps=4, clip_norm=1.0)]
         runs += [TextRun("RNN", seed)]  # not clipped
         runs += [
-            TextRun("RNN", seed, n_iters=500, optimizer="sgd", learning_rate=1.0, clip_norm=clip_norm)
+            TextRun("RNN", seed, n_iters=500, optimizer="sgd", learning_rate=3.0, clip_norm=clip_norm)
             for clip_norm in (0.25, 1.0, None)
         ]
-        runs += [TextRun("LSTM", seed, hidden_dim=512, n_iters=2350, clip_norm=1.0, one_cycle=True)]
+        runs += [TextRun("LSTM", seed, hidden_dim=512, n_iters=3760, clip_norm=1.0, one_cycle=True)]
     return runs
 
 
