@@ -324,7 +324,7 @@ def graph_bytes(model, characters):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        graph = model(characters)  # alive until all is counted, so that no place is used twice
+        graph = model(characters.clone())  # a storage of its own; alive until all is counted, so that no place is used twice
     size = sum(size for place, size in kept.items() if place not in own)
     del graph
     return size

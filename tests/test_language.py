@@ -294,3 +294,41 @@ def test_a_run_of_the_excerpt(settings):
     model, _ = experiments.text.train(run, device="cpu")
     bits = language.bits_per_character(model, book.encode(book.test))
     assert bits == measured["bits"]
+
+
+@pytest.mark.parametrize("cell", language.CELLS)
+def test_memory_of_the_graph_grows_in_proportion_and_leaves_out_the_parameters(cell):
+    model = language.CharModel(ALPHABET, 64, cell)
+    sizes = [language.graph_bytes(model, torch.zeros(3, time, dtype=torch.int64)) for time in (10, 20, 30)]
+    assert sizes[1] - sizes[0] == pytest.approx(sizes[2] - sizes[1], rel=0.01)
+    assert sizes[1] - sizes[0] >= 4 * 3 * 10 * 64  # each state at least
+    assert sizes[0] - (sizes[1] - sizes[0]) < 4 * 64 * 64  # less than the recurrent weights
+
+
+def test_the_committed_table_holds_the_declared_runs_and_no_others():
+    frame = experiments.read_table("next_character")
+    assert set(experiments.runs_of(frame, experiments.TextRun)) == set(experiments.next_character())
+
+
+@pytest.mark.network
+def test_a_random_row_of_the_committed_table_can_be_repeated():
+    frame = experiments.read_table("next_character")
+    one = frame[frame["hidden_dim"] == 128].sample(1)
+    (run,) = experiments.runs_of(one, experiments.TextRun)
+    n_iters = run.n_iters // 10
+    _, history = experiments.text.train(run, n_iters=n_iters)
+    assert sum(history.losses) / n_iters == pytest.approx(one["early_loss"].item(), rel=0.02), run
+
+
+@pytest.mark.network
+def test_what_the_lesson_says_of_the_larger_network():
+    """It beats the n-grams, mixed with them it is better still, and no network of the lesson's size comes near."""
+    frame = experiments.read_table("next_character")
+    book = data.moby_dick()
+    if book.is_substitute:
+        pytest.skip("the numbers of the table are those of the whole book")
+    ngram = language.NGram(experiments.text.ORDER, len(book.characters)).fit(book.encode(book.train))
+    by_counts = ngram.bits_per_character(book.encode(book.test))
+    large, small = frame[frame["hidden_dim"] == 512], frame[frame["hidden_dim"] == 128]
+    assert (large["mixed_bits"] < large["bits"]).all()
+    assert large["bits"].max() < by_counts < small["bits"].min() - 0.2

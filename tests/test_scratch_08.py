@@ -133,6 +133,28 @@ def test_inside_quotes(text, marks):
     assert LESSON["inside_quotes"](text).tolist() == [mark == "+" for mark in marks]
 
 
+def test_late_in_word():
+    late = LESSON["late_in_word"]("Whales, I see-sawed\n’tis")
+    marks = ["-" if np.isnan(answer) else str(int(answer)) for answer in late]
+    assert "".join(marks) == "000111--0-000-00011--000"
+
+
+def test_the_unit_that_is_the_feature_scores_one():
+    """A network whose first unit is the feature, whose second is its opposite, and whose third says nothing."""
+    text = BOOK.chapters[0][:800]
+    feature = LESSON["late_in_word"](text)
+    right = np.nan_to_num(feature, nan=9.0)
+    LESSON["read_states"], kept = (
+        lambda model, text: np.stack([right, -right, np.zeros(800)], axis=1),
+        LESSON["read_states"],
+    )
+    try:
+        scores = LESSON["score_units"](None, text, LESSON["late_in_word"])
+    finally:
+        LESSON["read_states"] = kept
+    assert scores.tolist() == [1.0, 0.0, 0.5]
+
+
 def test_states_are_those_after_each_character_of_each_stream():
     LESSON["book"] = BOOK
     model, _ = twins("GRU")

@@ -128,12 +128,14 @@ def next_character(seeds=range(3)):
     return runs
 
 
-def train(run, *, device="auto"):
+def train(run, *, n_iters=None, device="auto"):
     """Train one run.
 
     Parameters
     ----------
     run : TextRun
+    n_iters : int, optional
+        Stop after so many of the run's updates.
     device : str
         As for `training.pick_device`.
 
@@ -158,7 +160,7 @@ def train(run, *, device="auto"):
         optimizer,
         text,
         n_steps=run.n_steps,
-        n_iters=run.n_iters,
+        n_iters=n_iters or run.n_iters,
         clip_norm=math.inf if run.clip_norm is None else run.clip_norm,
         schedule=schedule,
     )
