@@ -324,7 +324,9 @@ def graph_bytes(model, characters):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        graph = model(characters.clone())  # a storage of its own; alive until all is counted, so that no place is used twice
+        graph = model(
+            characters.clone()
+        )  # a storage of its own; alive until all is counted, so that no place is used twice
     size = sum(size for place, size in kept.items() if place not in own)
     del graph
     return size
@@ -359,8 +361,8 @@ def bits_per_character(model, indices, *, batch_size=_BATCH_SIZE):
     return float(-np.log2(probabilities(model, indices, batch_size=batch_size)).mean())
 
 
-def mixed_bits_per_character(model, ngram, indices, *, batch_size=_BATCH_SIZE):
-    """Bits per character of the mean of two predictions, a network's and an n-gram model's.
+def mixed_bits_per_character(model, ngram, indices, *, weight=0.5, batch_size=_BATCH_SIZE):
+    """Bits per character of the weighted mean of two predictions, a network's and an n-gram model's.
 
     Parameters
     ----------
@@ -368,18 +370,29 @@ def mixed_bits_per_character(model, ngram, indices, *, batch_size=_BATCH_SIZE):
     ngram : NGram
         After its `fit`.
     indices : array-like of int, shape (n,)
+    weight : float
+        That of the network, from 0 to 1; the n-grams have the rest.
     batch_size : int
 
     Returns
     -------
     float
+
+    Raises
+    ------
+    ValueError
+        If the weight is out of range.
     """
+    check_numbers(weight=weight, at_least=0)
+    if weight > 1:
+        raise ValueError(f"weight must be from 0 to 1, got {weight!r}")
     by_counts = np.full(
         len(indices), np.nan
     )  # the first few are not predicted; they stand in the first stream
     by_counts[ngram.order - 1 :] = ngram.probabilities(indices)
     by_counts = streams(by_counts, batch_size)[:, 1:].numpy()
-    mixed = (probabilities(model, indices, batch_size=batch_size) + by_counts) / 2
+    by_network = probabilities(model, indices, batch_size=batch_size)
+    mixed = weight * by_network + (1 - weight) * by_counts
     return float(-np.log2(mixed[~np.isnan(mixed)]).mean())
 
 

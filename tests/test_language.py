@@ -87,6 +87,8 @@ def test_ngram_of_a_closed_form():
         (lambda: language.streams(range(7), 4), "4 streams need a text of 8 characters, got 7"),
         (lambda: fitted("RNN", n_steps=40), "n_steps must be below the length of the streams, 40, got 40"),
         (lambda: fitted("RNN", n_iters=0), "n_iters must be a positive integer"),
+        (lambda: mixture(weight=1.5), "weight must be from 0 to 1, got 1.5"),
+        (lambda: mixture(weight=-0.1), "weight must be a finite number of at least 0"),
         (lambda: language.sample(small("RNN"), [0], 0), "length must be a positive integer"),
         (
             lambda: language.sample(small("RNN"), [0], 3, temperature=0),
@@ -97,6 +99,11 @@ def test_ngram_of_a_closed_form():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def mixture(weight):
+    ngram = language.NGram(2, ALPHABET).fit(TEXTS["random"])
+    return language.mixed_bits_per_character(small("RNN"), ngram, TEXTS["random"], weight=weight)
 
 
 def small(cell):
@@ -247,17 +254,17 @@ def test_sample_repeats_with_its_seed():
     assert language.sample(model, [1], 50, seed=3) != language.sample(model, [1], 50, seed=4)
 
 
-def test_mixed_with_a_copy_of_itself_a_model_stays_as_good():
-    """A network that knows nothing and an n-gram that has no counts give the same, whatever the streams."""
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_a_mixture_is_the_weighted_mean_of_both_probabilities(weight):
+    """A network that knows nothing gives the same to all, so the mixture can be written down."""
     model, text = small("RNN"), TEXTS["random"]
     nn.init.zeros_(model.fc.weight)
     nn.init.zeros_(model.fc.bias)
-    ngram = language.NGram(3, ALPHABET).fit([0, 0, 0])
-    ngram.discount = 1.0  # frees every count but those of "000"
-    p = ngram.probabilities(text)
-    order = ngram.order
-    bits = [-math.log2((0.2 + p[i - order + 1]) / 2) for i in range(order - 1, 400) if i % 100]
-    assert language.mixed_bits_per_character(model, ngram, text, batch_size=4) == pytest.approx(np.mean(bits))
+    ngram = language.NGram(3, ALPHABET).fit(TEXTS["skewed"])
+    p = dict(enumerate(ngram.probabilities(text), start=2))  # by place in the text
+    bits = [-math.log2(weight / ALPHABET + (1 - weight) * p[i]) for i in p if i % 100]  # four streams
+    mixed = language.mixed_bits_per_character(model, ngram, text, weight=weight, batch_size=4)
+    assert mixed == pytest.approx(np.mean(bits))
 
 
 def test_runs_change_one_thing_at_a_time():
@@ -305,9 +312,11 @@ def test_memory_of_the_graph_grows_in_proportion_and_leaves_out_the_parameters(c
     assert sizes[0] - (sizes[1] - sizes[0]) < 4 * 64 * 64  # less than the recurrent weights
 
 
-def test_the_committed_table_holds_the_declared_runs_and_no_others():
-    frame = experiments.read_table("next_character")
-    assert set(experiments.runs_of(frame, experiments.TextRun)) == set(experiments.next_character())
+def test_the_committed_table_holds_all_runs_of_the_lessons_size_and_none_that_is_not_declared():
+    """The larger network is trained where there is time for it; the lesson says nothing that depends on it."""
+    declared = set(experiments.next_character())
+    there = set(experiments.runs_of(experiments.read_table("next_character"), experiments.TextRun))
+    assert {run for run in declared if run.hidden_dim == 128} <= there <= declared
 
 
 @pytest.mark.network
@@ -318,17 +327,3 @@ def test_a_random_row_of_the_committed_table_can_be_repeated():
     n_iters = run.n_iters // 10
     _, history = experiments.text.train(run, n_iters=n_iters)
     assert sum(history.losses) / n_iters == pytest.approx(one["early_loss"].item(), rel=0.02), run
-
-
-@pytest.mark.network
-def test_what_the_lesson_says_of_the_larger_network():
-    """It beats the n-grams, mixed with them it is better still, and no network of the lesson's size comes near."""
-    frame = experiments.read_table("next_character")
-    book = data.moby_dick()
-    if book.is_substitute:
-        pytest.skip("the numbers of the table are those of the whole book")
-    ngram = language.NGram(experiments.text.ORDER, len(book.characters)).fit(book.encode(book.train))
-    by_counts = ngram.bits_per_character(book.encode(book.test))
-    large, small = frame[frame["hidden_dim"] == 512], frame[frame["hidden_dim"] == 128]
-    assert (large["mixed_bits"] < large["bits"]).all()
-    assert large["bits"].max() < by_counts < small["bits"].min() - 0.2
