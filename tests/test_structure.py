@@ -20,7 +20,7 @@ ROOMS = [
     {"data"},
     {"factor_models", "gabor"},
     {"training"},
-    {"recurrent"},
+    {"recurrent", "language"},
     {"lesson"},
     {"experiments", "diagnosis"},
     {"course.notebook"},

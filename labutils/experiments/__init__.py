@@ -20,9 +20,11 @@ from labutils.experiments.digits import (
     variants,
 )
 from labutils.experiments.runs import RESULTS, Run, estimate, read_table, row, runs_of
+from labutils.experiments.text import TextRun, next_character
 
 EXPERIMENTS = {
-    function.__name__: function for function in (six_models, long_runs, variants, recipe_search, recipe)
+    function.__name__: function
+    for function in (six_models, long_runs, variants, recipe_search, recipe, next_character)
 }
 
 __all__ = [
@@ -34,9 +36,11 @@ __all__ = [
     "VARIANTS",
     "DigitRun",
     "Run",
+    "TextRun",
     "estimate",
     "long_runs",
     "make_model",
+    "next_character",
     "read_table",
     "recipe",
     "recipe_search",
