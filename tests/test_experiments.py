@@ -239,6 +239,17 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
     assert experiments.runs_of(experiments.read_table(table), DigitRun) == [TINY]
 
 
+def test_command_line_fills_all_tables_in_turn_if_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"one": lambda: [TINY], "two": lambda: [tiny(seed=1)]})
+    result = CliRunner().invoke(cli, ["train", "--jobs", "1"])
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path) == ["one.csv", "two.csv"]
+    result = CliRunner().invoke(cli, ["train", "--table", str(tmp_path / "three.csv")])
+    assert result.exit_code == 2
+    assert "name it" in result.output
+
+
 @pytest.mark.network
 @pytest.mark.parametrize("table", experiments.EXPERIMENTS)
 def test_a_random_row_of_the_committed_table_can_be_repeated(table):
