@@ -313,7 +313,7 @@ def make_site(notebooks, output, trust):
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
 )
 def train(experiment, table, jobs, device):
-    """Train the runs of EXPERIMENT (six_models, long_runs, recipe_search or recipe) that its table of results lacks.
+    """Train the runs of EXPERIMENT, such as six_models, that its table of results lacks.
 
     A row is added for each. It says beforehand how long that takes, and can be interrupted and started again at any
     time.

@@ -14,18 +14,18 @@ from labutils import experiments
 from labutils.__main__ import cli
 from labutils.course import tables
 from labutils.errors import RunError, UsageError
-from labutils.experiments import MODELS, Run
+from labutils.experiments import MODELS, DigitRun, digits
 
-TINY = Run("RNN C", 0.1, 0, n_iters=4, dataset="mnist-mini")
+TINY = DigitRun("RNN C", 0.1, 0, n_iters=4, dataset="mnist-mini")
 
 
 def tiny(**settings):
     return dataclasses.replace(TINY, **settings)
 
 
-def test_six_models_at_two_rates_five_seeds_and_the_rnns_also_clipped():
+def test_six_models_at_two_rates_ten_seeds_and_the_rnns_also_clipped():
     runs = experiments.six_models()
-    assert len(set(runs)) == len(runs) == 5 * 2 * (3 * 2 + 3)
+    assert len(set(runs)) == len(runs) == 10 * (3 * 3 + 3 + 6)
     assert {run.model for run in runs if run.clip_norm is None} == set(MODELS)
     assert {run.model for run in runs if run.clip_norm} == {"RNN A", "RNN B", "RNN C"}
     assert {run.n_iters for run in runs} == {3000}
@@ -81,10 +81,11 @@ def test_recipe_wants_the_whole_search(tmp_path):
         ("LSTM A", 53_010),
         ("LSTM B", 133_810),
         ("LSTM C", 214_610),
+        ("GRU A", 40_010),
     ],
 )
 def test_models_of_the_lab(name, n_parameters):
-    model = experiments.make_model(Run(name, 0.1, 0))
+    model = experiments.make_model(DigitRun(name, 0.1, 0))
     assert sum(p.numel() for p in model.parameters()) == n_parameters
     if name.startswith("RNN"):
         assert model.rnn.nonlinearity == ("tanh" if name == "RNN C" else "relu")
@@ -97,7 +98,7 @@ def test_seed_draws_the_weights():
 
 
 def test_run_sets_what_it_declares():
-    model = experiments.make_model(Run("LSTM A", 0.1, 0, xavier=True, orthogonal=True, forget_bias=1.0))
+    model = experiments.make_model(DigitRun("LSTM A", 0.1, 0, xavier=True, orthogonal=True, forget_bias=1.0))
     assert model.lstm.weight_ih_l0.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     block = model.lstm.weight_hh_l0[:100]
     torch.testing.assert_close(block @ block.T, torch.eye(100), atol=1e-5, rtol=0)
@@ -116,15 +117,15 @@ def test_each_setting_changes_the_training(changed):
 
 
 def test_validation_holds_out_training_images(monkeypatch):
-    monkeypatch.setattr(experiments, "N_VALIDATION", 1000)
+    monkeypatch.setattr(digits, "N_VALIDATION", 1000)
     seen = {}
 
     def fit(model, optimizer, train, test, **settings):
         seen.update(train=train, test=test)
 
-    monkeypatch.setattr(experiments.training, "fit", fit)
+    monkeypatch.setattr(digits.training, "fit", fit)
     experiments.train(tiny(validation=True))
-    images = experiments._images("mnist-mini")
+    images = digits._images("mnist-mini")
     assert torch.equal(seen["train"][0], images.train[0][:-1000])
     assert torch.equal(seen["test"][1], images.train[1][-1000:])
 
@@ -136,7 +137,7 @@ def test_sweep_fills_the_table_and_takes_up_where_it_stopped(tmp_path, capsys):
     assert "0 of 2 runs are in runs.csv already" in capsys.readouterr().out
     both = tables.fill(runs, table, n_jobs=2)
     assert "2 of 4 runs are in runs.csv already" in capsys.readouterr().out
-    assert experiments.runs_of(both) == runs
+    assert experiments.runs_of(both, DigitRun) == runs
     pd.testing.assert_frame_equal(both.iloc[2:].reset_index(drop=True), first, check_dtype=False)
     assert names(table.parent) == ["runs.csv"]
     again = tables.fill(runs, table)
@@ -158,21 +159,21 @@ def test_rows_of_other_runs_are_kept(tmp_path):
     table = tmp_path / "runs.csv"
     tables.fill([tiny(seed=7)], table, n_jobs=1)
     frame = tables.fill([tiny(seed=1)], table, n_jobs=1)
-    assert [run.seed for run in experiments.runs_of(frame)] == [1, 7]
+    assert [run.seed for run in experiments.runs_of(frame, DigitRun)] == [1, 7]
 
 
 def test_two_that_fill_one_table_lose_no_row(tmp_path):
     table = tmp_path / "runs.csv"
     source = (
         "import dataclasses, sys; from labutils import experiments; from labutils.course import tables\n"
-        "run = experiments.Run('RNN C', 0.1, 0, n_iters=4, dataset='mnist-mini')\n"
+        "run = experiments.DigitRun('RNN C', 0.1, 0, n_iters=4, dataset='mnist-mini')\n"
         "runs = [dataclasses.replace(run, seed=seed) for seed in map(int, sys.argv[2:])]\n"
         "tables.fill(runs, sys.argv[1], n_jobs=1)"
     )
     command = [sys.executable, "-c", source, str(table)]
     both = [subprocess.Popen([*command, *seeds], stdout=subprocess.DEVNULL) for seeds in ("012", "2345")]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
-    seeds = [run.seed for run in experiments.runs_of(experiments.read_table(table))]
+    seeds = [run.seed for run in experiments.runs_of(experiments.read_table(table), DigitRun)]
     assert sorted(seeds) == [0, 1, 2, 3, 4, 5]
 
 
@@ -214,7 +215,7 @@ def test_a_table_of_an_older_version_lacks_columns_and_repeats_no_run(tmp_path):
     frame = tables.fill([tiny(seed=1)], table, n_jobs=1)
     frame.drop(columns=["optimizer", "xavier", "one_cycle", "validation"]).to_csv(table, index=False)
     after = tables.fill([tiny(seed=2), tiny(seed=1)], table, n_jobs=1)
-    assert experiments.runs_of(after) == [tiny(seed=2), tiny(seed=1)]
+    assert experiments.runs_of(after, DigitRun) == [tiny(seed=2), tiny(seed=1)]
 
 
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path):
@@ -235,7 +236,7 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
     table = tmp_path / "runs.csv"
     result = CliRunner().invoke(cli, ["train", "six_models", "--table", str(table), "--jobs", "1"])
     assert result.exit_code == 0, result.output
-    assert experiments.runs_of(experiments.read_table(table)) == [TINY]
+    assert experiments.runs_of(experiments.read_table(table), DigitRun) == [TINY]
 
 
 @pytest.mark.network
@@ -243,7 +244,7 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
 def test_a_random_row_of_the_committed_table_can_be_repeated(table):
     frame = experiments.read_table(experiments.RESULTS / f"{table}.csv")
     one = frame[frame["diverged_at"].isna() | (frame["diverged_at"] > experiments.EARLY)].sample(1)
-    (run,) = experiments.runs_of(one)
+    (run,) = experiments.runs_of(one, DigitRun)
     _, history = experiments.train(run, n_iters=experiments.EARLY)
     early_loss = sum(history.losses) / len(history.losses)
     # A run of 300 iterations climbs to its largest rate in them, where rounding grows: on two processors, and with one
@@ -255,4 +256,4 @@ def test_a_random_row_of_the_committed_table_can_be_repeated(table):
 @pytest.mark.parametrize("table", ["six_models", "long_runs", "recipe_search", "recipe"])
 def test_committed_tables_hold_the_declared_runs_and_no_others(table):
     frame = experiments.read_table(experiments.RESULTS / f"{table}.csv")
-    assert set(experiments.runs_of(frame)) == set(experiments.EXPERIMENTS[table]())
+    assert set(experiments.runs_of(frame, DigitRun)) == set(experiments.EXPERIMENTS[table]())

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import joblib
@@ -9,7 +10,7 @@ import pandas as pd
 
 from labutils.course import files
 from labutils.course.jobs import interruptible
-from labutils.experiments import estimate, read_table, row, runs_of, work
+from labutils.experiments import estimate, read_table, row, runs_of
 from labutils.rules import check_counts
 
 
@@ -19,6 +20,7 @@ def fill(runs, table, *, n_jobs=2, device="auto"):
     Parameters
     ----------
     runs : list of labutils.experiments.Run
+        All of one kind.
     table : path-like
         CSV file; replaced whole after each run, with the rows that are there then, whoever added them.
     n_jobs : int
@@ -45,14 +47,15 @@ def fill(runs, table, *, n_jobs=2, device="auto"):
     check_counts(n_jobs=n_jobs)
     table = Path(table)
     files.refuse_unwritable(table.parent)
-    done = set(runs_of(read_table(table)))
+    kind = type(runs[0])
+    done = set(runs_of(read_table(table), kind))
     todo = [run for run in runs if run not in done]
     print(f"{len(runs) - len(todo)} of {len(runs)} runs are in {table.name} already")
     if not todo:
         return read_table(table)
     minutes = max(1, round(estimate(todo, device) / n_jobs / 60))
     print(f"{len(todo)} to do, {n_jobs} at a time: about {minutes} minutes", flush=True)
-    todo.sort(key=work, reverse=True)  # the longest first, so that none is left at the end
+    todo.sort(key=kind.work, reverse=True)  # the longest first, so that none is left at the end
     start = time.monotonic()
     with interruptible():
         rows = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
@@ -60,22 +63,27 @@ def fill(runs, table, *, n_jobs=2, device="auto"):
         )
         for number, result in enumerate(rows, start=1):
             _add(result, table, runs)
-            what = {name: result[name] for name in ("model", "learning_rate", "clip_norm", "seed")}
-            settings = " ".join(f"{name}={value}" for name, value in what.items())
             minutes = (time.monotonic() - start) / 60
-            print(
-                f"[{minutes:5.1f} min] {number}/{len(todo)} {settings}: {result['accuracy']:.2%}", flush=True
-            )
+            print(f"[{minutes:5.1f} min] {number}/{len(todo)} {_in_words(result, kind)}", flush=True)
     return read_table(table)
+
+
+def _in_words(result, kind):
+    """The settings of a row that differ from their defaults, and its first measurement."""
+    settings = {field.name: field.default for field in fields(kind)}
+    changed = [f"{name}={result[name]}" for name, default in settings.items() if result[name] != default]
+    measured = next(name for name in result if name not in settings)
+    return f"{' '.join(changed)}: {measured} {result[measured]:.4g}"
 
 
 def _add(result, table, runs):
     """Add a row to a table, unless somebody else has added that run meanwhile."""
     with files.locked(table.parent):
-        there = runs_of(read_table(table))
+        kind = type(runs[0])
+        there = runs_of(read_table(table), kind)
         row_text = pd.DataFrame([result]).to_csv(index=False)
         new = _as_text(io.StringIO(row_text))
-        (run,) = runs_of(pd.read_csv(io.StringIO(row_text)))
+        (run,) = runs_of(pd.read_csv(io.StringIO(row_text)), kind)
         if run in there:
             return
         text = pd.concat([_as_text(table), new], ignore_index=True) if there else new

@@ -1,25 +1,17 @@
-"""The runs behind the comparison of recurrent networks: declared once, repeated by one command, kept in tables.
-
-    labutils train six_models
-
-fills ``notebooks/results/six_models.csv``, a row a run (`labutils.course.tables`).
-"""
+"""Networks that read digits row by row: the six of the lab, and a recipe for the smallest LSTM."""
 
 import contextlib
 import functools
 import io
 import itertools
-import time
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
-import pandas as pd
 import torch
 
-from labutils import data, lesson, recurrent, training
-from labutils.errors import UsageError
+from labutils import data, recurrent, training
+from labutils.experiments.runs import RESULTS, Run, read_table, runs_of
 
-RESULTS = Path(__file__).parent.parent / "notebooks" / "results"
 MODELS = {  # name in the lab: cell, nonlinearity, layers
     "RNN A": ("RNN", "relu", 1),
     "RNN B": ("RNN", "relu", 2),
@@ -28,19 +20,20 @@ MODELS = {  # name in the lab: cell, nonlinearity, layers
     "LSTM B": ("LSTM", "tanh", 2),
     "LSTM C": ("LSTM", "tanh", 3),
 }
+OTHERS = {"GRU A": ("GRU", "tanh", 1)}  # trained as those of the lab are
 EARLY = 300  # iterations whose mean loss is kept, so that a short run can check a row
 N_VALIDATION = 10_000  # training images held out where a choice is to be made
 _HIDDEN_DIM, _BATCH_SIZE, _EVAL_EVERY = 100, 100, 500
 
 
 @dataclass(frozen=True)
-class Run:
-    """Settings of one training run; their defaults are the lab's protocol.
+class DigitRun(Run):
+    """Settings of one network that reads digits; their defaults are the lab's protocol.
 
     Attributes
     ----------
     model : str
-        One of `MODELS`.
+        One of `MODELS` or `OTHERS`.
     learning_rate : float
         With ``one_cycle``, the largest one.
     seed : int
@@ -76,12 +69,49 @@ class Run:
     validation: bool = False
     dataset: str = "mnist"
 
+    WORDS: ClassVar = {"model": MODELS | OTHERS}
+
+    def measure(self, device="auto"):
+        """Train the run.
+
+        Returns
+        -------
+        dict
+            ``accuracy``, that of the last evaluation; ``early_loss``, the mean loss of the first `EARLY` iterations;
+            ``clipped_share``, the share of updates whose gradient was longer than the threshold, None without one;
+            ``seconds``, the wall time, evaluations included; ``accuracy_500``, ``test_loss_500`` and
+            ``train_loss_500`` (mean since the evaluation before) and so on, the evaluations.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
+            _images(self.dataset)
+        model, history = train(self, device=device)
+        evaluations = {
+            f"{quantity}_{evaluation['iteration']}": evaluation[quantity]
+            for evaluation in history.evaluations
+            for quantity in ("accuracy", "test_loss", "train_loss")
+        }
+        early = history.losses[:EARLY]
+        clipped = [norm > self.clip_norm for norm in history.gradient_norms]
+        return {
+            "accuracy": history.accuracy,
+            "n_parameters": sum(p.numel() for p in model.parameters()),
+            "diverged_at": history.diverged_at,
+            "early_loss": sum(early) / len(early),
+            "clipped_share": sum(clipped) / len(clipped) if clipped else None,
+            "seconds": round(history.seconds, 2),
+            **evaluations,
+        }
+
+    def work(self):
+        cell, _, layer_dim = (MODELS | OTHERS)[self.model]
+        return self.n_iters * layer_dim * {"RNN": 1, "GRU": 3, "LSTM": 4}[cell]
+
 
 def six_models(seeds=range(10)):
     """The six models at two learning rates; at the larger one the RNNs also with clipped gradients."""
     grid = itertools.product(seeds, (0.1, 0.01), MODELS)
     return [
-        Run(model, learning_rate, seed, clip_norm)
+        DigitRun(model, learning_rate, seed, clip_norm)
         for seed, learning_rate, model in grid
         for clip_norm in _thresholds(model, learning_rate)
     ]
@@ -94,12 +124,18 @@ def _thresholds(model, learning_rate):
 def long_runs(seeds=range(3)):
     """Four times as many iterations for the shallowest and the deepest LSTM: does the loss on new images rise?"""
     return [
-        Run(model, 0.1, seed, n_iters=12_000)
+        DigitRun(model, 0.1, seed, n_iters=12_000)
         for model, seed in itertools.product(("LSTM A", "LSTM C"), seeds)
     ]
 
 
-RECIPE = Run(
+def variants(seeds=range(10)):
+    """A GRU of one layer; and the deepest LSTM, with half as many seeds, with forget gates that start open."""
+    opened = [DigitRun("LSTM C", 0.1, seed, forget_bias=1.0) for seed in seeds[: len(seeds) // 2]]
+    return [*(DigitRun("GRU A", 0.1, seed) for seed in seeds), *opened]
+
+
+RECIPE = DigitRun(
     "LSTM A", 0.01, 0, clip_norm=1.0, optimizer="adamw", xavier=True, forget_bias=1.0, one_cycle=True
 )
 VARIANTS = {  # the recipe, without one of its ingredients, and with one that is often advised
@@ -139,7 +175,7 @@ def recipe(seeds=range(5), search=RESULTS / "recipe_search.csv"):
 
     Returns
     -------
-    list of Run
+    list of DigitRun
 
     Raises
     ------
@@ -147,27 +183,25 @@ def recipe(seeds=range(5), search=RESULTS / "recipe_search.csv"):
         If the table lacks runs of the search.
     """
     searched, frame = set(recipe_search()), read_table(search)
-    frame = frame[[run in searched for run in runs_of(frame)]]
+    frame = frame[[run in searched for run in runs_of(frame, DigitRun)]]
     if len(frame) < len(searched):
         missing = f"{len(searched) - len(frame)} of {len(searched)} runs"
         raise ValueError(f"{search} lacks {missing}; train the experiment recipe_search first")
-    settings = [field.name for field in fields(Run) if field.name not in ("learning_rate", "seed")]
+    settings = [field.name for field in fields(DigitRun) if field.name not in ("learning_rate", "seed")]
     means = frame.groupby([*settings, "learning_rate"], dropna=False, as_index=False)["accuracy"].mean()
     best = means.sort_values("accuracy").drop_duplicates(settings, keep="last").assign(seed=0)
-    return [replace(run, seed=seed, validation=False) for run in runs_of(best) for seed in seeds]
-
-
-EXPERIMENTS = {function.__name__: function for function in (six_models, long_runs, recipe_search, recipe)}
+    return [replace(run, seed=seed, validation=False) for run in runs_of(best, DigitRun) for seed in seeds]
 
 
 def make_model(run):
     """The untrained model of a run, its weights drawn from the run's seed."""
-    cell, nonlinearity, layer_dim = MODELS[run.model]
+    cell, nonlinearity, layer_dim = (MODELS | OTHERS)[run.model]
     torch.manual_seed(run.seed)
     if cell == "RNN":
         model = recurrent.RNNModel(28, _HIDDEN_DIM, layer_dim, 10, nonlinearity)
     else:
-        model = recurrent.LSTMModel(28, _HIDDEN_DIM, layer_dim, 10)
+        kind = {"LSTM": recurrent.LSTMModel, "GRU": recurrent.GRUModel}[cell]
+        model = kind(28, _HIDDEN_DIM, layer_dim, 10)
     if run.xavier:
         recurrent.set_input_weights(model)
     if run.orthogonal:
@@ -182,7 +216,7 @@ def train(run, *, n_iters=None, device="auto", verbose=False):
 
     Parameters
     ----------
-    run : Run
+    run : DigitRun
     n_iters : int, optional
         Stop after so many of the run's iterations.
     device : str
@@ -228,94 +262,3 @@ def train(run, *, n_iters=None, device="auto", verbose=False):
 @functools.cache
 def _images(dataset):
     return data.mnist(dataset, allow_subset=False)
-
-
-def row(run, device="auto"):
-    """Train one run, and give its row of the table: settings, results, provenance.
-
-    Returns
-    -------
-    dict
-        ``accuracy_500``, ``test_loss_500`` and ``train_loss_500`` (mean since the evaluation before) and so on
-        hold the evaluations; ``accuracy`` is the last one; ``early_loss`` the mean loss of the first `EARLY`
-        iterations; ``seconds`` the wall time, evaluations included, and ``cpu_seconds`` the time that the processor worked,
-        which other work on the machine changes less.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
-        _images(run.dataset)
-    start = time.process_time()
-    model, history = train(run, device=device)
-    evaluations = {
-        f"{quantity}_{evaluation['iteration']}": evaluation[quantity]
-        for evaluation in history.evaluations
-        for quantity in ("accuracy", "test_loss", "train_loss")
-    }
-    early = history.losses[:EARLY]
-    origin = lesson.provenance()
-    versions = " ".join(f"{name}={version}" for name, version in origin.pop("versions").items())
-    return {
-        **asdict(run),
-        "n_parameters": sum(p.numel() for p in model.parameters()),
-        "accuracy": history.accuracy,
-        "diverged_at": history.diverged_at,
-        "early_loss": sum(early) / len(early),
-        "seconds": round(history.seconds, 2),
-        "cpu_seconds": round(time.process_time() - start, 2),
-        **evaluations,
-        "device": str(training.pick_device(device)),
-        **origin,
-        "versions": versions,
-    }
-
-
-def read_table(table):
-    """A table of runs as a frame; an empty one if there is no such file.
-
-    Raises
-    ------
-    UsageError
-        If the file is no table of runs; the message names it.
-    """
-    table = Path(table)
-    if not table.exists():
-        return pd.DataFrame()
-    try:
-        frame = pd.read_csv(table)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise UsageError(f"{table} cannot be read as a table of runs ({reason})") from None
-    missing = {field.name for field in fields(Run) if field.default is MISSING} - set(frame)
-    if missing:
-        raise UsageError(f"{table} is no table of runs: it has no column {', '.join(sorted(missing))}")
-    unknown = set(frame["model"].astype(str)) - set(MODELS)
-    if unknown:
-        raise UsageError(f"{table} has the model {min(unknown)}; there are {', '.join(MODELS)}")
-    return frame
-
-
-def runs_of(frame):
-    """The `Run` of each row of a table."""
-    names = [field.name for field in fields(Run) if field.name in frame]  # an older table lacks the newest
-    if frame.empty:
-        return []
-    settings = frame[names].astype(object).where(frame[names].notna(), None)
-    return [
-        Run(**{name: value for name, value in zip(names, values, strict=True) if value is not None})
-        for values in settings.itertuples(index=False)
-    ]
-
-
-def work(run):
-    """How long a run takes, in a unit of its own: enough to start the longest first."""
-    cell, _, layer_dim = MODELS[run.model]
-    return run.n_iters * layer_dim * (4 if cell == "LSTM" else 1)
-
-
-def estimate(runs, device="auto"):
-    """Seconds that runs take, one after the other, from a few iterations of each model."""
-    seconds = {}
-    for model in {run.model for run in runs}:
-        few, more = (row(Run(model, 0.01, seed=0, n_iters=n_iters), device)["seconds"] for n_iters in (3, 23))
-        # the few iterations are little more than the evaluation that follows them
-        seconds[model] = max(0.0, more - few) / 20 + few / _EVAL_EVERY
-    return sum(seconds[run.model] * run.n_iters for run in runs)

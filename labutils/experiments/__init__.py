@@ -1,0 +1,48 @@
+"""The training runs behind the tables of the second half: declared once, repeated by one command.
+
+    labutils train six_models
+
+fills ``notebooks/results/six_models.csv``, a row a run (`labutils.course.tables`).
+"""
+
+from labutils.experiments.digits import (
+    EARLY,
+    MODELS,
+    RECIPE,
+    VARIANTS,
+    DigitRun,
+    long_runs,
+    make_model,
+    recipe,
+    recipe_search,
+    six_models,
+    train,
+    variants,
+)
+from labutils.experiments.runs import RESULTS, Run, estimate, read_table, row, runs_of
+
+EXPERIMENTS = {
+    function.__name__: function for function in (six_models, long_runs, variants, recipe_search, recipe)
+}
+
+__all__ = [
+    "EARLY",
+    "EXPERIMENTS",
+    "MODELS",
+    "RECIPE",
+    "RESULTS",
+    "VARIANTS",
+    "DigitRun",
+    "Run",
+    "estimate",
+    "long_runs",
+    "make_model",
+    "read_table",
+    "recipe",
+    "recipe_search",
+    "row",
+    "runs_of",
+    "six_models",
+    "train",
+    "variants",
+]
