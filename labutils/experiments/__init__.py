@@ -19,10 +19,29 @@ from labutils.experiments.digits import (
     train,
     variants,
 )
+from labutils.experiments.long_sequences import (
+    MemoryRun,
+    PixelRun,
+    memory,
+    memory_search,
+    pixels,
+    pixels_search,
+)
 from labutils.experiments.runs import RESULTS, Run, estimate, read_table, row, runs_of
 
 EXPERIMENTS = {
-    function.__name__: function for function in (six_models, long_runs, variants, recipe_search, recipe)
+    function.__name__: function
+    for function in (
+        six_models,
+        long_runs,
+        variants,
+        recipe_search,
+        recipe,
+        memory_search,
+        memory,
+        pixels_search,
+        pixels,
+    )
 }
 
 __all__ = [
@@ -33,10 +52,16 @@ __all__ = [
     "RESULTS",
     "VARIANTS",
     "DigitRun",
+    "MemoryRun",
+    "PixelRun",
     "Run",
     "estimate",
     "long_runs",
     "make_model",
+    "memory",
+    "memory_search",
+    "pixels",
+    "pixels_search",
     "read_table",
     "recipe",
     "recipe_search",
