@@ -1,7 +1,6 @@
 """Networks that must remember: two tasks of growing length, and digits read pixel by pixel."""
 
 import contextlib
-import copy
 import functools
 import io
 import itertools
@@ -15,7 +14,7 @@ from torch import nn
 
 from labutils import data, recurrent, training
 from labutils.experiments.runs import RESULTS, Run, read_table, runs_of
-from labutils.rules import check_counts
+from labutils.rules import check_counts, check_name
 
 HIDDEN_DIM, BATCH_SIZE = 64, 32
 N_LETTERS, N_TO_COPY = 4, 2  # the copy task: letters that there are, and letters of each sequence
@@ -30,6 +29,7 @@ NETWORKS = (
     "LSTM, forget bias 3",
     "GRU",
 )
+OTHER_NETWORKS = ("ReLU", "tanh, gain 2", "LSTM, forget bias 5")  # looked at untrained only
 SEARCH_STEPS = 50
 _LENGTHS, _RATES, _SEARCH_SEEDS = (25, 50, 100, 200), (0.001, 0.003, 0.01), (100, 101)
 _EVAL_EVERY, _N_TEST, _N_PROBE = 50, 256, 32
@@ -42,25 +42,38 @@ def make_network(name, input_dim, output_dim, hidden_dim=HIDDEN_DIM):
     Parameters
     ----------
     name : str
-        One of `NETWORKS`: "tanh", "LSTM" and "GRU" start as PyTorch makes them (a forget bias near 0), "IRNN" is
-        that of Le, Jaitly and Hinton (2015).
+        One of `NETWORKS` or `OTHER_NETWORKS`. "tanh", "ReLU", "LSTM" and "GRU" start as PyTorch makes them (a forget
+        bias near 0); "IRNN" is that of Le, Jaitly and Hinton (2015); "gain 2" has independent Gaussian recurrent
+        weights of twice the standard deviation that keeps a length, 1 / sqrt(hidden_dim).
     input_dim, output_dim, hidden_dim : int
 
     Returns
     -------
     torch.nn.Module
         A model of `labutils.recurrent`; its children are the recurrent layer and the readout.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of these, or a dimension is not a positive integer.
     """
+    check_name(name, NETWORKS + OTHER_NETWORKS, "network")
     sizes = input_dim, hidden_dim, 1, output_dim
-    if name == "GRU":
+    kind, _, start = name.partition(", ")
+    if kind == "GRU":
         return recurrent.GRUModel(*sizes)
-    if name.startswith("LSTM"):
+    if kind == "LSTM":
         model = recurrent.LSTMModel(*sizes)
-        _, _, bias = name.partition("forget bias ")
+        bias = start.removeprefix("forget bias ")
         return recurrent.set_forget_bias(model, float(bias)) if bias else model
-    model = recurrent.RNNModel(*sizes, "relu" if name == "IRNN" else "tanh")
-    start = {"IRNN": "identity", "tanh, orthogonal": "orthogonal"}.get(name)
-    return recurrent.set_recurrent_weights(model, start) if start else model
+    model = recurrent.RNNModel(*sizes, "tanh" if kind == "tanh" else "relu")
+    if kind == "IRNN":
+        recurrent.set_recurrent_weights(model, "identity")
+    elif start == "orthogonal":
+        recurrent.set_recurrent_weights(model, "orthogonal")
+    elif start == "gain 2":
+        recurrent.set_recurrent_weights(model, "gaussian", gain=2.0)
+    return model
 
 
 def adding_problem(n, steps, generator):
@@ -202,42 +215,17 @@ class MemoryRun(Run):
             wrong letters of the copy task; ``updates`` until it was solved, None if it never was; ``gradient``, the
             part of a gradient of length 1 at the last step that arrives at the first before training, and
             ``gradient_middle``, at the lag of half the steps; ``early_loss``, the mean loss of the first 50
-            updates; ``diverged_at``, where the loss was found not to be finite; ``seconds``, the wall time.
+            updates; ``diverged_at``, where the loss was not finite; ``seconds``, the wall time.
         """
-        device = training.pick_device(device)
-        torch.set_num_threads(1)
-        torch.manual_seed(self.seed)
-        generator = torch.Generator().manual_seed(self.seed)
-        sizes = {"adding": (2, 1), "copy": (N_LETTERS + 2, N_LETTERS)}
-        model = make_network(self.model, *sizes[self.task]).to(device)
-        gradients = self._gradients(model, torch.Generator().manual_seed(self.seed))
-        unseen = self._batch(_N_TEST, torch.Generator().manual_seed(self.seed + 1_000_000), device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-        losses, updates, diverged_at = [], None, None
         start = time.perf_counter()
-        for iteration in range(1, self.n_iters + 1):
-            x, y = self._batch(BATCH_SIZE, generator, device)
-            optimizer.zero_grad()
-            loss = self._loss(self._answers(model, x), y)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                diverged_at = iteration
-            if diverged_at or iteration % _EVAL_EVERY == 0 or iteration == self.n_iters:
-                error = self._error(model, *unseen)
-                if error < SOLVED[self.task]:
-                    updates = iteration
-                if updates or diverged_at:
-                    break
-        early = losses[:_EVAL_EVERY]
+        _, history = train(self, device)
+        early = history.losses[:_EVAL_EVERY]
         return {
-            "error": error,
-            "updates": updates,
-            **gradients,
+            "error": history.error,
+            "updates": history.updates,
+            **self._gradients(),
             "early_loss": sum(early) / len(early),
-            "diverged_at": diverged_at,
+            "diverged_at": history.diverged_at,
             "seconds": round(time.perf_counter() - start, 2),
         }
 
@@ -245,34 +233,103 @@ class MemoryRun(Run):
         cost = {"LSTM": 1.3, "GRU": 3}.get(self.model.partition(",")[0], 1)
         return self.n_iters * self.steps * cost
 
-    def _batch(self, n, generator, device):
-        return tuple(part.to(device) for part in TASKS[self.task](n, self.steps, generator))
+    def make_model(self):
+        """The untrained network, its weights drawn from the run's seed."""
+        torch.manual_seed(self.seed)
+        sizes = {"adding": (2, 1), "copy": (N_LETTERS + 2, N_LETTERS)}
+        return make_network(self.model, *sizes[self.task])
 
-    def _answers(self, model, x):
+    def answers(self, model, x):
+        """What a model answers: at the last step, in the copy task at the last `N_TO_COPY` steps."""
         if self.task == "adding":
             return model(x)
         layer, readout = model.children()
         return readout(layer(x)[0][:, -N_TO_COPY:])
 
-    def _loss(self, answers, y):
-        if self.task == "adding":
-            return nn.functional.mse_loss(answers, y)
-        return nn.functional.cross_entropy(answers.flatten(0, 1), y.flatten())
-
-    @torch.no_grad()
-    def _error(self, model, x, y):
-        answers = self._answers(model, x)
-        if self.task == "adding":
-            return (answers - y).square().mean().item()
-        return (answers.argmax(dim=2) != y).float().mean().item()
-
-    def _gradients(self, model, generator):
-        layer = copy.deepcopy(next(model.children())).double().cpu()  # float32 has no numbers below 1e-45
+    def _gradients(self):
+        layer = next(self.make_model().children()).double()  # float32 has no numbers below 1e-45
+        generator = torch.Generator().manual_seed(self.seed)
         x, _ = TASKS[self.task](_N_PROBE, self.steps, generator)
         v = torch.randn(_N_PROBE, HIDDEN_DIM, generator=generator, dtype=torch.float64)
         v = nn.functional.normalize(v, dim=1)
         lags = {"gradient": self.steps - 1, "gradient_middle": self.steps // 2}
         return {name: arriving_gradient(layer, x.double(), v, lag) for name, lag in lags.items()}
+
+
+@dataclass
+class MemoryHistory:
+    """What happened during a `MemoryRun`.
+
+    Attributes
+    ----------
+    losses : list of float
+        Loss of each update's sequences, before it; they are new to the network.
+    error : float
+        The last one that was measured on the sequences kept for that.
+    updates : int or None
+        Updates until the task was solved; None if it was not.
+    diverged_at : int or None
+        The update whose loss was not finite; the run ended there.
+    """
+
+    losses: list
+    error: float = math.nan
+    updates: int | None = None
+    diverged_at: int | None = None
+
+
+def train(run, device="auto"):
+    """Train one run, until its task is solved.
+
+    Parameters
+    ----------
+    run : MemoryRun
+    device : str
+        As for `training.pick_device`.
+
+    Returns
+    -------
+    torch.nn.Module, MemoryHistory
+    """
+    torch.set_num_threads(1)
+    device = training.pick_device(device)
+    make, generator = TASKS[run.task], torch.Generator().manual_seed(run.seed)
+    unseen = make(_N_TEST, run.steps, torch.Generator().manual_seed(run.seed + 1_000_000))
+    unseen = tuple(part.to(device) for part in unseen)
+    model = run.make_model().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
+    history = MemoryHistory([])
+    for iteration in range(1, run.n_iters + 1):
+        x, y = (part.to(device) for part in make(BATCH_SIZE, run.steps, generator))
+        optimizer.zero_grad()
+        loss = _loss(run, run.answers(model, x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        history.losses.append(loss.item())
+        if not math.isfinite(history.losses[-1]):
+            history.diverged_at = iteration
+            break
+        if iteration % _EVAL_EVERY == 0 or iteration == run.n_iters:
+            history.error = _error(run, model, *unseen)
+            if history.error < SOLVED[run.task]:
+                history.updates = iteration
+                break
+    return model, history
+
+
+def _loss(run, answers, y):
+    if run.task == "adding":
+        return nn.functional.mse_loss(answers, y)
+    return nn.functional.cross_entropy(answers.flatten(0, 1), y.flatten())
+
+
+@torch.no_grad()
+def _error(run, model, x, y):
+    answers = run.answers(model, x)
+    if run.task == "adding":
+        return (answers - y).square().mean().item()
+    return (answers.argmax(dim=2) != y).float().mean().item()
 
 
 def memory_search():
