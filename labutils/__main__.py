@@ -186,11 +186,14 @@ def _end_with_failures(planned, output):
 @click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
 @click.option("--where", is_flag=True, help="Print the folder of the data cache, and fetch nothing.")
 def get_data(dataset, where):
-    """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
+    """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named), fashion-mnist or
+    moby-dick.
 
-    mnist-mini, a subset of MNIST, comes with the course and is there already.
+    mnist-mini, a subset of MNIST, and moby-dick-excerpt, the first chapters of Moby-Dick, come with the course and
+    are there already.
     """
-    click.echo(data.cache_folder() if where else data.mnist(dataset, allow_subset=False))
+    load = data.moby_dick if dataset in data.TEXTS else data.mnist
+    click.echo(data.cache_folder() if where else load(dataset, allow_subset=False))
 
 
 @cli.command()

