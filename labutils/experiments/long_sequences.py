@@ -31,7 +31,7 @@ NETWORKS = (
 )
 OTHER_NETWORKS = ("ReLU", "tanh, gain 2", "LSTM, forget bias 5")  # looked at untrained only
 SEARCH_STEPS = 50
-_LENGTHS, _RATES, _SEARCH_SEEDS = (25, 50, 100, 200), (0.001, 0.003, 0.01), (100, 101)
+_LENGTHS, _RATES, _SEARCH_SEEDS = (25, 50, 100, 200), (0.001, 0.003, 0.01), (100,)
 _EVAL_EVERY, _N_TEST, _N_PROBE = 50, 256, 32
 _PIXEL_BATCH, _PIXEL_RATES, _N_VALIDATION = 100, (0.001, 0.003, 0.01), 10_000
 
@@ -398,7 +398,7 @@ class PixelRun(Run):
     order: str
     learning_rate: float
     seed: int
-    n_iters: int = 1500
+    n_iters: int = 1000
     side: int = 14
     validation: bool = False
     dataset: str = "mnist"
@@ -411,7 +411,7 @@ class PixelRun(Run):
         Returns
         -------
         dict
-            ``accuracy`` at the end, ``accuracy_300`` and so on, five during the run; ``early_loss``, the mean loss of
+            ``accuracy`` at the end, ``accuracy_200`` and so on, five during the run; ``early_loss``, the mean loss of
             the first 50 updates; ``diverged_at``; ``seconds``, the wall time.
         """
         with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
