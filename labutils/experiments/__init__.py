@@ -11,6 +11,7 @@ from labutils.experiments.digits import (
     RECIPE,
     VARIANTS,
     DigitRun,
+    baselines,
     long_runs,
     make_model,
     recipe,
@@ -22,7 +23,8 @@ from labutils.experiments.digits import (
 from labutils.experiments.runs import RESULTS, Run, estimate, read_table, row, runs_of
 
 EXPERIMENTS = {
-    function.__name__: function for function in (six_models, long_runs, variants, recipe_search, recipe)
+    function.__name__: function
+    for function in (six_models, long_runs, variants, baselines, recipe_search, recipe)
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "VARIANTS",
     "DigitRun",
     "Run",
+    "baselines",
     "estimate",
     "long_runs",
     "make_model",
