@@ -76,10 +76,7 @@ outputs: install
 	$(NBSTRIPOUT) notebooks/*.ipynb
 
 tables: install
-	$(BIN)/labutils train six_models
-	$(BIN)/labutils train long_runs
-	$(BIN)/labutils train recipe_search
-	$(BIN)/labutils train recipe
+	$(BIN)/labutils train
 
 bench: install
 	$(BIN)/python tests/benchmarks/slow_features.py

@@ -56,7 +56,7 @@ def _one_of(read):
         return [name for name in read() if name.startswith(incomplete)]
 
     def check(context, parameter, value):
-        if value not in read():
+        if value is not None and value not in read():
             raise click.BadParameter(f"{value!r} is not one of {', '.join(read())}")
         return value
 
@@ -186,11 +186,14 @@ def _end_with_failures(planned, output):
 @click.argument("dataset", default="mnist", **_one_of(lambda: data.DATASETS))
 @click.option("--where", is_flag=True, help="Print the folder of the data cache, and fetch nothing.")
 def get_data(dataset, where):
-    """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named) or fashion-mnist.
+    """Fetch DATASET into the data cache, or say that it is there: mnist (if none is named), fashion-mnist or
+    moby-dick.
 
-    mnist-mini, a subset of MNIST, comes with the course and is there already.
+    mnist-mini, a subset of MNIST, and moby-dick-excerpt, the first chapters of Moby-Dick, come with the course and
+    are there already.
     """
-    click.echo(data.cache_folder() if where else data.mnist(dataset, allow_subset=False))
+    load = data.moby_dick if dataset in data.TEXTS else data.mnist
+    click.echo(data.cache_folder() if where else load(dataset, allow_subset=False))
 
 
 @cli.command()
@@ -302,7 +305,7 @@ def make_site(notebooks, output, trust):
 
 
 @cli.command()
-@click.argument("experiment", **_one_of(lambda: list(experiments.EXPERIMENTS)))
+@click.argument("experiment", required=False, **_one_of(lambda: list(experiments.EXPERIMENTS)))
 @click.option(
     "--table",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -313,17 +316,20 @@ def make_site(notebooks, output, trust):
     "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
 )
 def train(experiment, table, jobs, device):
-    """Train the runs of EXPERIMENT, such as six_models, that its table of results lacks.
+    """Train the runs of EXPERIMENT (or of all of them, in turn) that its table of results lacks.
 
     A row is added for each. It says beforehand how long that takes, and can be interrupted and started again at any
     time.
     """
-    table = table or experiments.RESULTS / f"{experiment}.csv"
-    try:
-        tables.fill(experiments.EXPERIMENTS[experiment](), table, n_jobs=jobs, device=device)
-    except ValueError as error:
-        raise UsageError(error) from None
-    click.echo(f"Table: {table}")
+    if table and not experiment:
+        raise click.UsageError("--table takes the runs of one experiment; name it")
+    for name in [experiment] if experiment else experiments.EXPERIMENTS:
+        path = table or experiments.RESULTS / f"{name}.csv"
+        try:
+            tables.fill(experiments.EXPERIMENTS[name](), path, n_jobs=jobs, device=device)
+        except ValueError as error:
+            raise UsageError(error) from None
+        click.echo(f"Table: {path}")
 
 
 # sweep and collect

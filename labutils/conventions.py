@@ -6,7 +6,13 @@ METADATA = "labutils"  # key of the metadata in which an executed notebook says 
 # Tags of cells
 PARAMETERS = "parameters"
 SCRATCH = "scratch"  # what a lesson writes out, and tests compare with the library
-SOLUTION = "solution"  # a folded solution of the exercise before it
+SOLUTION = "solution"  # of the exercise before it
+FOLDED = {  # roles whose code is folded, and what the fold is called; all else is the lesson, and stays open
+    "setup": "Setup",
+    "figure": "Figure",
+    "check": "Check",
+    SOLUTION: "Solution",
+}
 CHECK = (
     "nbval-check-output"  # its output must hold for any parameters: the check of an exercise, among others
 )

@@ -13,9 +13,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 def report():
     """Print a line for each finding: what is good, or what is amiss and what to do about it.
 
-    It looks at Python, its environment, torch with torchvision, the data, the processor's cores and the GPU.
+    It looks at Python, its environment, torch with torchvision, the data sets, the processor's cores and the GPU.
     """
-    for look in (_python, _environment, _torch, _mnist, _processor, _gpu):
+    for look in (_python, _environment, _torch, _mnist, _moby_dick, _processor, _gpu):
         try:
             print(look())
         except Exception as error:  # noqa: BLE001 - whatever is broken, the other lines are still wanted
@@ -65,20 +65,29 @@ def _torch():
 
 
 def _mnist():
-    from labutils import data
+    return _data_set("mnist")
 
-    state = data.state("mnist")
+
+def _moby_dick():
+    return _data_set("moby-dick")
+
+
+def _data_set(name):
+    from labutils.data import cache, catalogue
+
+    title, state = catalogue.TITLES[name], catalogue.state(name)
     if state == "whole":
-        return "MNIST: whole in the data cache, good"
+        return f"{title}: whole in the data cache, good"
     found = {"damaged": "damaged", "absent": "not there"}[state]
-    subset = "the bundled subset of 6,000 + 1,000 digits, with which numbers differ from the text"
-    if data.state("mnist-mini") != "whole":
-        subset = (
-            "nothing, as the bundled subset is missing or damaged, too (git checkout labutils/mnist_mini.npz)"
-        )
-    then = f"a lesson tries to fetch it, and otherwise takes {subset}"
-    fetch = f"{sys.executable} -m labutils data mnist fetches it"
-    return f"MNIST: {found} in the data cache, {data.cache_folder()}; {then}; {fetch}"
+    stands_in = catalogue.STAND_INS[name]
+    bundled = catalogue.BUNDLED[stands_in]
+    taken = f"the bundled {bundled.kind} {bundled.extent}, with which numbers differ from the text"
+    if catalogue.state(stands_in) != "whole":
+        mend = f"git checkout labutils/{bundled.path.name}"
+        taken = f"nothing, as the bundled {bundled.kind} is missing or damaged, too ({mend})"
+    then = f"a lesson tries to fetch it, and otherwise takes {taken}"
+    fetch = f"{sys.executable} -m labutils data {name} fetches it"
+    return f"{title}: {found} in the data cache, {cache.cache_folder()}; {then}; {fetch}"
 
 
 def _processor():

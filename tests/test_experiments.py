@@ -82,6 +82,9 @@ def test_recipe_wants_the_whole_search(tmp_path):
         ("LSTM B", 133_810),
         ("LSTM C", 214_610),
         ("GRU A", 40_010),
+        ("bidirectional LSTM", 2 * 52_000 + 2_010),
+        ("two-layer perceptron", 784 * 100 + 100 + 1_010),
+        ("logistic regression", 7_850),
     ],
 )
 def test_models_of_the_lab(name, n_parameters):
@@ -95,6 +98,34 @@ def test_seed_draws_the_weights():
     weights = [experiments.make_model(tiny(seed=seed)).fc.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", ["bidirectional LSTM", "two-layer perceptron", "logistic regression"])
+def test_what_reads_a_digit_otherwise_is_trained_by_the_same_protocol(name):
+    model, history = experiments.train(tiny(model=name))
+    assert history.accuracy == history.evaluations[-1]["accuracy"]
+    untrained = experiments.make_model(tiny(model=name))
+    assert all(
+        map(torch.equal, untrained.parameters(), experiments.make_model(tiny(model=name)).parameters())
+    )
+    assert not any(map(torch.equal, untrained.parameters(), model.parameters()))
+
+
+def test_the_nearest_neighbour_has_the_label_of_the_closest_training_image():
+    row = experiments.row(tiny(model=digits.NEIGHBOUR))
+    images = digits._images("mnist-mini")
+    distances = torch.cdist(images.test[0].flatten(1), images.train[0].flatten(1))
+    expected = (images.train[1][distances.argmin(dim=1)] == images.test[1]).float().mean().item()
+    assert row["accuracy"] == pytest.approx(expected, abs=0.0011)  # a tie may go either way
+    with pytest.raises(ValueError, match="nearest neighbour has no weights"):
+        experiments.train(tiny(model=digits.NEIGHBOUR))
+
+
+def test_baselines_have_ten_seeds_each_and_one_nearest_neighbour():
+    runs = experiments.baselines()
+    assert len(set(runs)) == len(runs) == 31
+    assert {(run.n_iters, run.learning_rate, run.clip_norm) for run in runs} == {(3000, 0.1, None)}
+    assert [run.model for run in runs].count(digits.NEIGHBOUR) == 1
 
 
 def test_run_sets_what_it_declares():
@@ -239,11 +270,23 @@ def test_command_line_fills_a_table(tmp_path, monkeypatch):
     assert experiments.runs_of(experiments.read_table(table), DigitRun) == [TINY]
 
 
+def test_command_line_fills_all_tables_in_turn_if_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"one": lambda: [TINY], "two": lambda: [tiny(seed=1)]})
+    result = CliRunner().invoke(cli, ["train", "--jobs", "1"])
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path) == ["one.csv", "two.csv"]
+    result = CliRunner().invoke(cli, ["train", "--table", str(tmp_path / "three.csv")])
+    assert result.exit_code == 2
+    assert "name it" in result.output
+
+
 @pytest.mark.network
 @pytest.mark.parametrize("table", experiments.EXPERIMENTS)
 def test_a_random_row_of_the_committed_table_can_be_repeated(table):
     frame = experiments.read_table(experiments.RESULTS / f"{table}.csv")
-    one = frame[frame["diverged_at"].isna() | (frame["diverged_at"] > experiments.EARLY)].sample(1)
+    early = frame["diverged_at"].isna() | (frame["diverged_at"] > experiments.EARLY)
+    one = frame[early & frame["early_loss"].notna()].sample(1)  # the nearest neighbour has no loss
     (run,) = experiments.runs_of(one, DigitRun)
     _, history = experiments.train(run, n_iters=experiments.EARLY)
     early_loss = sum(history.losses) / len(history.losses)

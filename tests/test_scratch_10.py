@@ -2,12 +2,13 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import scratch
 import torch
 from torch import nn
 
-from labutils import recurrent, training
+from labutils import recurrent
 
 LESSON = scratch.load("10_lstm_mnist")
 INPUTS = {
@@ -19,10 +20,10 @@ INPUTS = {
 }
 
 
-def _step(name):
+def _step(name, kind=nn.LSTM):
     n, input_dim, hidden_dim, scale = INPUTS[name]
     generator = torch.Generator().manual_seed(0)
-    layer = nn.LSTM(input_dim, hidden_dim, batch_first=True, dtype=torch.float64)
+    layer = kind(input_dim, hidden_dim, batch_first=True, dtype=torch.float64)
     x, h, c = (
         (scale * torch.randn(n, size, generator=generator, dtype=torch.float64)).requires_grad_()
         for size in (input_dim, hidden_dim, hidden_dim)
@@ -41,18 +42,25 @@ def test_lstm_step_equals_torch(name):
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_lstm_step_backward_equals_autograd(name):
-    layer, x, h, c = _step(name)
-    before = [t.detach().clone() for t in (x, h, c)]
-    _, (h_torch, c_torch) = layer(x[:, None], (h[None], c[None]))
-    dh, dc = torch.randn_like(h), torch.randn_like(c)
-    loss = (dh * h_torch[0]).sum() + (dc * c_torch[0]).sum()
-    automatic = torch.autograd.grad(loss, [x, h, c, *layer.parameters()])
-    with torch.no_grad():
-        by_hand = LESSON["lstm_step_backward"](dh, dc, x, h, c, *layer.parameters())
-    for ours, theirs in zip(by_hand, automatic, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    assert all(torch.equal(t, b) for t, b in zip((x, h, c), before, strict=True))
+def test_gru_step_equals_torch(name):
+    layer, x, h, _ = _step(name, nn.GRU)
+    _, h_torch = layer(x[:, None], h[None])
+    before = [t.detach().clone() for t in (x, h)]
+    h_new, gates = LESSON["gru_step"](x, h, *layer.parameters())
+    torch.testing.assert_close(h_new, h_torch[0], rtol=1e-10, atol=1e-12)
+    assert len(gates) == 3
+    assert all(torch.equal(t, b) for t, b in zip((x, h), before, strict=True))
+
+
+def test_gates_keep_or_replace_the_state():
+    """An update gate at 1 keeps the state; at 0, with a reset gate at 0, nothing of the state is left."""
+    x, h = torch.zeros(2, 3).double(), torch.randn(2, 4).double()
+    weights = [torch.zeros(12, 3).double(), torch.randn(12, 4).double()]
+    weights[1][:8] = 0  # gates that see their offsets only
+    for update, reset, expected in ((50.0, 0.0, h), (-50.0, -50.0, torch.zeros(2, 4).double())):
+        b_ih = torch.tensor([reset] * 4 + [update] * 4 + [0.0] * 4).double()
+        h_new, _ = LESSON["gru_step"](x, h, *weights, b_ih, torch.zeros(12).double())
+        torch.testing.assert_close(h_new, expected)
 
 
 LAYOUTS = [
@@ -76,43 +84,56 @@ def test_a_step_of_a_layer_of_any_layout_is_right_or_refused(
     layer = kind(features, hidden, **settings, dtype=torch.float64)
     x, h = torch.randn(4 * hidden, features).double(), torch.zeros(4 * hidden, projection or hidden).double()
     c = torch.zeros(4 * hidden, hidden).double()
-    if kind is nn.LSTM and layers == 1 and bias and not bidirectional and not projection:
-        h_new, c_new, _ = LESSON["lstm_step"](x, h, c, *layer.parameters())
-        _, (h_torch, c_torch) = layer(x[:, None])
-        torch.testing.assert_close((h_new, c_new), (h_torch[0], c_torch[0]), rtol=1e-10, atol=1e-12)
-    else:
-        for call in (LESSON["lstm_step"], lambda *given: LESSON["lstm_step_backward"](h, c, *given)):
+    plain = layers == 1 and bias and not bidirectional and not projection
+    calls = {nn.LSTM: lambda *weights: LESSON["lstm_step"](x, h, c, *weights)[:2]}
+    calls[nn.GRU] = lambda *weights: LESSON["gru_step"](x, h, *weights)[:1]
+    for cell, call in calls.items():
+        if plain and kind is cell:
+            _, states = layer(x[:, None])
+            expected = [state[0] for state in (states if kind is nn.LSTM else [states])]
+            torch.testing.assert_close(list(call(*layer.parameters())), expected, rtol=1e-10, atol=1e-12)
+        else:
             with pytest.raises((ValueError, TypeError), match=r"must have the shape|positional argument"):
-                call(x, h, c, *layer.parameters())
+                call(*layer.parameters())
 
 
-@pytest.mark.parametrize("name", ["x", "h", "c", "dh", "dc"])
+@pytest.mark.parametrize("name", ["x", "h", "c"])
 @pytest.mark.parametrize("change", [lambda t: t[None], lambda t: t[:1], lambda t: t[0]])
 def test_a_step_refuses_other_shapes(name, change):
     """A whole sequence, one sample for all, a sample without its batch."""
-    layer, x, h, c = _step("ordinary")
-    given = {"dh": h, "dc": c, "x": x, "h": h, "c": c}
-    given[name] = change(given[name])
-    for function in ("lstm_step", "lstm_step_backward"):
-        used = list(given.values())[0 if "backward" in function else 2 :]
-        if "backward" in function or name not in ("dh", "dc"):
+    for kind, function, names in ((nn.LSTM, "lstm_step", "xhc"), (nn.GRU, "gru_step", "xh")):
+        layer, *tensors = _step("ordinary", kind)
+        given = dict(zip(names, tensors, strict=False))
+        if name in given:
+            given[name] = change(given[name])
             with pytest.raises(ValueError, match=r"must have the shape \("):
-                LESSON[function](*used, *layer.parameters())
+                LESSON[function](*given.values(), *layer.parameters())
 
 
-def test_cell_update_is_the_step_with_given_gates():
-    assert LESSON["cell_update"](c=2.0, i=0.5, f=0.25, g=1.0, o=0.0) == (1.0, 0.0)
+@pytest.mark.parametrize("seed", range(3))
+def test_unit_does_at_each_step_what_a_step_of_the_layer_does(seed):
+    """The unit's gates and candidates are handed to `lstm_step` through offsets that give them."""
+    rng = np.random.default_rng(seed)
+    i, f, o = rng.uniform(0.05, 0.95, (3, 12))
+    g = rng.uniform(-0.9, 0.9, 12)
+    cells, outputs = LESSON["run_unit"](g, i, f, o)
+    h = c = torch.zeros(1, 1).double()
+    x, W = torch.zeros(1, 1).double(), torch.zeros(4, 1).double()
+    for step in range(12):
+        logits = [np.log(gate[step] / (1 - gate[step])) for gate in (i, f, o)]
+        b = torch.tensor([logits[0], logits[1], np.arctanh(g[step]), logits[2]])
+        h, c, _ = LESSON["lstm_step"](x, h, c, W, W, b, torch.zeros(4).double())
+        assert cells[step] == pytest.approx(c.item(), abs=1e-12)
+        assert outputs[step] == pytest.approx(h.item(), abs=1e-12)
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (10, 10), (5, 8), (1, 1)])
-def test_batches_cover_each_epoch_once_and_are_those_of_fit(n, batch_size):
-    ours = LESSON["batches"](n, batch_size, torch.Generator().manual_seed(1))
-    fits = training.shuffled_batches(n, batch_size, torch.Generator().manual_seed(1))
-    per_epoch = -(-n // batch_size)
-    for _ in range(2):
-        epoch = list(itertools.islice(ours, per_epoch))
-        assert torch.cat(epoch).sort().values.tolist() == list(range(n))
-        assert all(torch.equal(a, next(fits)) for a in epoch)
+def test_unit_with_open_gates_counts_and_changes_no_input():
+    pulses = np.isin(np.arange(28), [3, 7, 11]).astype(float)
+    before = pulses.copy()
+    cells, outputs = LESSON["run_unit"](pulses)
+    np.testing.assert_array_equal(cells, pulses.cumsum())
+    np.testing.assert_allclose(outputs, np.tanh(pulses.cumsum()))
+    np.testing.assert_array_equal(pulses, before)
 
 
 @pytest.mark.parametrize("layer_dim", [1, 3])

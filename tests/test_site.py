@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from labutils.conventions import RECORD_TYPE
+from labutils.conventions import FOLDED, RECORD_TYPE
 from labutils.course import site
 from labutils.course.notebook import code_cells, find, minutes, notebooks, read, recorded, title
 from labutils.errors import RunError, UsageError
@@ -71,14 +71,13 @@ def test_a_page_shows_each_figure_of_its_notebook_with_its_alternative_text(path
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
-def test_a_page_folds_solutions_and_shows_no_record_and_no_latex(path, pages):
+def test_a_page_folds_cells_by_their_role_and_shows_no_record_and_no_latex(path, pages):
     cells = list(code_cells(read(path)))
-    solutions = sum("solution" in cell.metadata.get("tags", []) for cell in cells)
     page = pages[path.stem]
-    folded = [
-        fold for fold in page.find_all("details") if fold.summary.get_text(strip=True).startswith("Solution")
-    ]
-    assert len(folded) == solutions
+    folded = page.find_all("details")
+    for role, label in FOLDED.items():
+        labelled = [fold for fold in folded if fold.summary.get_text(strip=True).startswith(label)]
+        assert len(labelled) == sum(role in cell.metadata.get("tags", []) for cell in cells)
     assert not any(fold.has_attr("open") for fold in folded)
     for hidden in page.find_all(["pre", "code", "script", "style", "math"]):
         hidden.decompose()
@@ -98,7 +97,7 @@ def test_the_front_page_lists_the_lessons_with_their_minutes(built):
 
 
 def test_the_results_page_holds_what_was_recorded(built):
-    records = recorded(read(find("9")))
+    records = recorded(read(find("10")))
     article = parse(built[0] / "results.html").find("article")
     heading = next(h for h in article.find_all("h2") if h.find("a", href="10_lstm_mnist.html"))
     table = heading.find_next("table")

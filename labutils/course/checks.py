@@ -10,7 +10,7 @@ import matplotlib as mpl
 import nbformat
 
 from labutils import NOTEBOOKS
-from labutils.conventions import COLOURS, SOLUTION
+from labutils.conventions import COLOURS, FOLDED, SOLUTION
 from labutils.course import files, markup, notebook, parameters, students, vocabulary
 from labutils.course.notebook import parse, read, tags
 from labutils.errors import ExerciseError, RunError, UsageError
@@ -348,11 +348,8 @@ def _exercises(node):
         printed = [output.get("text") for output in cell.outputs]
         if number in checks and printed != ["not done yet\n"]:
             yield cell, "does not print 'not done yet' alone", "exercises are stored unanswered"
-        if SOLUTION in tags(cell):
-            if printed != ["right\n"]:
-                yield cell, "does not print 'right' alone", "a solution ends in its exercise's check"
-            if not cell.metadata.get("jupyter", {}).get("source_hidden"):
-                yield cell, "is not folded", 'a solution has the metadata "jupyter": {"source_hidden": true}'
+        if SOLUTION in tags(cell) and printed != ["right\n"]:
+            yield cell, "does not print 'right' alone", "a solution ends in its exercise's check"
 
 
 def _not_python(node):
@@ -372,6 +369,7 @@ def _cells(node):
         if FORBIDDEN_TAGS & set(tags(cell)):
             wrong = f"is tagged {', '.join(FORBIDDEN_TAGS & set(tags(cell)))}"
             yield cell, wrong, f"{', '.join(sorted(FORBIDDEN_TAGS))} are not allowed"
+        yield from _fold(cell)
         lines = cell.source.splitlines()
         if len(lines) > LONGEST_CELL:
             yield cell, f"has {len(lines)} lines", f"at most {LONGEST_CELL} are allowed"
@@ -380,6 +378,22 @@ def _cells(node):
         if any(line.rstrip().endswith(";") for line in lines):
             yield cell, "ends a line with a semicolon", "end a figure with lesson.show"
         yield from _colours(cell)
+
+
+def _fold(cell):
+    """Whether a cell is folded exactly if its role says so."""
+    roles = [role for role in FOLDED if role in tags(cell)]
+    hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+    if len(roles) > 1:
+        yield cell, f"is tagged {' and '.join(roles)}", "a cell has one role"
+    if roles and not hidden:
+        yield (
+            cell,
+            "is not folded",
+            f'a cell tagged {roles[0]} has the metadata "jupyter": {{"source_hidden": true}}',
+        )
+    if hidden and not roles:
+        yield cell, "is folded", f"only cells tagged {', '.join(FOLDED)} are"
 
 
 def _colours(cell):

@@ -1,7 +1,7 @@
 """The course as static pages: contents, search, mathematics and figures, all readable from disk without a network.
 
 Sphinx and MyST-NB make the pages. What is added here: mathematics becomes MathML, which browsers draw without a script;
-figures carry the alternative text that `labutils.lesson.show` stored with them; solutions are folded; and every link
+figures carry the alternative text that `labutils.lesson.show` stored with them; cells are folded by their role; and every link
 between the pages is checked.
 
 Notebooks may come from anybody. No directive or role of theirs is carried out, no file is read but images that lie
@@ -29,7 +29,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from labutils import NOTEBOOKS
-from labutils.conventions import RECORD_TYPE, SOLUTION
+from labutils.conventions import FOLDED, RECORD_TYPE, SOLUTION
 from labutils.course import files, markup, notebook, vocabulary
 from labutils.course.checks import Problem, place
 from labutils.course.notebook import OTHER_PAGES, check_page_names, code_cells, minutes, read, recorded, tags
@@ -306,7 +306,7 @@ def _write_sources(notebooks, source, trust):
 
 
 def _prepared(node, stem, elsewhere, trust):
-    """A notebook for MyST-NB: solutions folded, records and active outputs taken out, mathematics in tables as MathML.
+    """A notebook for MyST-NB: what is folded in JupyterLab folded, records and active outputs taken out, mathematics in tables as MathML.
 
     Links to lessons that are `elsewhere`, not among the pages, become plain text. Metadata, which could set MyST's
     options, is the course's own.
@@ -320,10 +320,11 @@ def _prepared(node, stem, elsewhere, trust):
                 cell.source = f"````````\n{cell.source}\n````````"
         elif cell.cell_type == "raw":
             cell.source = ""
-        is_solution = SOLUTION in tags(cell)
-        cell.metadata = {"tags": ["hide-cell"] if is_solution else tags(cell)}
-        if is_solution:
-            cell.metadata["mystnb"] = {"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+        role = next((role for role in FOLDED if role in tags(cell)), None)
+        cell.metadata = {"tags": tags(cell)}
+        if role:  # of a solution the output, "right", is folded as well
+            cell.metadata["tags"] = ["hide-cell" if role == SOLUTION else "hide-input"]
+            cell.metadata["mystnb"] = dict.fromkeys(("code_prompt_show", "code_prompt_hide"), FOLDED[role])
     for cell in code_cells(node):
         cell.outputs = [o for o in cell.outputs if RECORD_TYPE not in o.get("data", {})]
         for output in cell.outputs:

@@ -5,7 +5,7 @@ What takes a second or more to import (torch, scikit-learn, parts of SciPy) is i
 
 from labutils.data.cache import cache_folder, settle_cache
 from labutils.data.catalogue import DATASETS, fetch, state, will_use
-from labutils.data.image_sets import ImageDataset, draw_mini, mnist
+from labutils.data.image_sets import IMAGE_SETS, ImageDataset, draw_mini, mnist
 from labutils.data.photographs import natural_patches, photographs, scramble_phases, whiten_image
 from labutils.data.signals import smooth_noise, sounds
 from labutils.data.texts import TEXTS, TextDataset, moby_dick
@@ -14,6 +14,7 @@ from labutils.errors import DataError
 
 __all__ = [
     "DATASETS",
+    "IMAGE_SETS",
     "TEXTS",
     "DataError",
     "ImageDataset",

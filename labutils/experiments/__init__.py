@@ -11,6 +11,7 @@ from labutils.experiments.digits import (
     RECIPE,
     VARIANTS,
     DigitRun,
+    baselines,
     long_runs,
     make_model,
     recipe,
@@ -19,12 +20,32 @@ from labutils.experiments.digits import (
     train,
     variants,
 )
+from labutils.experiments.long_sequences import (
+    MemoryRun,
+    PixelRun,
+    memory,
+    memory_search,
+    pixels,
+    pixels_search,
+)
 from labutils.experiments.runs import RESULTS, Run, estimate, read_table, row, runs_of
 from labutils.experiments.text import TextRun, next_character
 
 EXPERIMENTS = {
     function.__name__: function
-    for function in (six_models, long_runs, variants, recipe_search, recipe, next_character)
+    for function in (
+        six_models,
+        long_runs,
+        variants,
+        baselines,
+        recipe_search,
+        recipe,
+        next_character,
+        memory_search,
+        memory,
+        pixels_search,
+        pixels,
+    )
 }
 
 __all__ = [
@@ -35,12 +56,19 @@ __all__ = [
     "RESULTS",
     "VARIANTS",
     "DigitRun",
+    "MemoryRun",
+    "PixelRun",
     "Run",
     "TextRun",
+    "baselines",
     "estimate",
     "long_runs",
     "make_model",
+    "memory",
+    "memory_search",
     "next_character",
+    "pixels",
+    "pixels_search",
     "read_table",
     "recipe",
     "recipe_search",

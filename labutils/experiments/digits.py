@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
 from labutils import data, recurrent, training
 from labutils.experiments.runs import RESULTS, Run, read_table, runs_of
@@ -20,7 +22,13 @@ MODELS = {  # name in the lab: cell, nonlinearity, layers
     "LSTM B": ("LSTM", "tanh", 2),
     "LSTM C": ("LSTM", "tanh", 3),
 }
-OTHERS = {"GRU A": ("GRU", "tanh", 1)}  # trained as those of the lab are
+OTHERS = {  # trained as those of the lab are
+    "GRU A": ("GRU", "tanh", 1),
+    "bidirectional LSTM": ("both ways", "tanh", 1),
+    "two-layer perceptron": ("perceptron", "relu", 1),
+    "logistic regression": ("linear", None, 1),
+}
+NEIGHBOUR = "nearest neighbour"  # has nothing to train
 EARLY = 300  # iterations whose mean loss is kept, so that a short run can check a row
 N_VALIDATION = 10_000  # training images held out where a choice is to be made
 _HIDDEN_DIM, _BATCH_SIZE, _EVAL_EVERY = 100, 100, 500
@@ -33,7 +41,7 @@ class DigitRun(Run):
     Attributes
     ----------
     model : str
-        One of `MODELS` or `OTHERS`.
+        One of `MODELS` or `OTHERS`, or `NEIGHBOUR`, to which no other setting but the data set matters.
     learning_rate : float
         With ``one_cycle``, the largest one.
     seed : int
@@ -69,7 +77,7 @@ class DigitRun(Run):
     validation: bool = False
     dataset: str = "mnist"
 
-    WORDS: ClassVar = {"model": MODELS | OTHERS}
+    WORDS: ClassVar = {"model": [*MODELS, *OTHERS, NEIGHBOUR]}
 
     def measure(self, device="auto"):
         """Train the run.
@@ -77,6 +85,7 @@ class DigitRun(Run):
         Returns
         -------
         dict
+            Of the nearest neighbour ``accuracy`` and ``diverged_at``; of the others
             ``accuracy``, that of the last evaluation; ``early_loss``, the mean loss of the first `EARLY` iterations;
             ``clipped_share``, the share of updates whose gradient was longer than the threshold, None without one;
             ``seconds``, the wall time, evaluations included; ``accuracy_500``, ``test_loss_500`` and
@@ -84,6 +93,8 @@ class DigitRun(Run):
         """
         with contextlib.redirect_stdout(io.StringIO()):  # each process would say where the data came from
             _images(self.dataset)
+        if self.model == NEIGHBOUR:
+            return {"accuracy": _neighbour_accuracy(self.dataset), "diverged_at": None}
         model, history = train(self, device=device)
         evaluations = {
             f"{quantity}_{evaluation['iteration']}": evaluation[quantity]
@@ -103,8 +114,11 @@ class DigitRun(Run):
         }
 
     def work(self):
+        if self.model == NEIGHBOUR:
+            return self.n_iters
         cell, _, layer_dim = (MODELS | OTHERS)[self.model]
-        return self.n_iters * layer_dim * {"RNN": 1, "GRU": 3, "LSTM": 4}[cell]
+        costs = {"RNN": 1, "GRU": 3, "LSTM": 4, "both ways": 8}
+        return self.n_iters * layer_dim * costs.get(cell, 0.5)
 
 
 def six_models(seeds=range(10)):
@@ -133,6 +147,13 @@ def variants(seeds=range(10)):
     """A GRU of one layer; and the deepest LSTM, with half as many seeds, with forget gates that start open."""
     opened = [DigitRun("LSTM C", 0.1, seed, forget_bias=1.0) for seed in seeds[: len(seeds) // 2]]
     return [*(DigitRun("GRU A", 0.1, seed) for seed in seeds), *opened]
+
+
+def baselines(seeds=range(10)):
+    """What reads the whole digit at once, or from both ends: is it better than the six?"""
+    names = ("bidirectional LSTM", "two-layer perceptron", "logistic regression")
+    trained = [DigitRun(name, 0.1, seed) for name, seed in itertools.product(names, seeds)]
+    return [*trained, DigitRun(NEIGHBOUR, 0.1, 0)]
 
 
 RECIPE = DigitRun(
@@ -194,14 +215,30 @@ def recipe(seeds=range(5), search=RESULTS / "recipe_search.csv"):
 
 
 def make_model(run):
-    """The untrained model of a run, its weights drawn from the run's seed."""
+    """The untrained model of a run, its weights drawn from the run's seed.
+
+    Raises
+    ------
+    ValueError
+        If the run's model is `NEIGHBOUR`.
+    """
+    if run.model == NEIGHBOUR:
+        raise ValueError(f"the {NEIGHBOUR} has no weights to train; its DigitRun.measure classifies with it")
     cell, nonlinearity, layer_dim = (MODELS | OTHERS)[run.model]
     torch.manual_seed(run.seed)
-    if cell == "RNN":
-        model = recurrent.RNNModel(28, _HIDDEN_DIM, layer_dim, 10, nonlinearity)
+    kinds = {
+        "RNN": functools.partial(recurrent.RNNModel, nonlinearity=nonlinearity),
+        "LSTM": recurrent.LSTMModel,
+        "GRU": recurrent.GRUModel,
+        "both ways": recurrent.BidirectionalLSTMModel,
+    }
+    if cell in kinds:
+        model = kinds[cell](28, _HIDDEN_DIM, layer_dim, 10)
+    elif cell == "perceptron":
+        hidden = nn.Linear(28 * 28, _HIDDEN_DIM)
+        model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(_HIDDEN_DIM, 10))
     else:
-        kind = {"LSTM": recurrent.LSTMModel, "GRU": recurrent.GRUModel}[cell]
-        model = kind(28, _HIDDEN_DIM, layer_dim, 10)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
     if run.xavier:
         recurrent.set_input_weights(model)
     if run.orthogonal:
@@ -257,6 +294,15 @@ def train(run, *, n_iters=None, device="auto", verbose=False):
         verbose=verbose,
     )
     return model, history
+
+
+def _neighbour_accuracy(dataset):
+    """Share of the test images that have the label of the training image nearest to them, pixel by pixel."""
+    images = _images(dataset)
+    (train, train_labels), (test, labels) = (
+        (part[0].flatten(1).numpy(), part[1].numpy()) for part in (images.train, images.test)
+    )
+    return KNeighborsClassifier(1).fit(train, train_labels).score(test, labels)
 
 
 @functools.cache
