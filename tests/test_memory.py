@@ -186,7 +186,7 @@ def search(path, winner):
 def test_memory_takes_the_rate_that_solves_the_task_with_the_fewest_updates(tmp_path):
     search(tmp_path / "search.csv", {"adding": 0.003, "copy": 0.01})
     runs = experiments.memory(seeds=(3, 4), search=tmp_path / "search.csv")
-    assert len(set(runs)) == len(runs) == 2 * 7 * 4 * 2
+    assert len(set(runs)) == len(runs) == 7 * (4 + 3) * 2
     assert {(run.task, run.learning_rate) for run in runs} == {("adding", 0.003), ("copy", 0.01)}
     assert {run.steps for run in runs} == {25, 50, 100, 200}
     assert {run.seed for run in runs} == {3, 4}
