@@ -253,7 +253,7 @@ def test_row_of_pixels_holds_its_evaluations(monkeypatch):
     assert len(held_out) == 1000
 
 
-@pytest.mark.parametrize("table", ["memory_search", "memory", "pixels_search", "pixels"])
+@pytest.mark.parametrize("table", ["memory_search", "memory"])
 def test_committed_tables_hold_the_declared_runs_and_no_others(table):
     declared = experiments.EXPERIMENTS[table]()
     frame = experiments.read_table(table)
