@@ -311,3 +311,15 @@ def test_no_records_break_a_parquet_table(recorded):
     frame = records.as_frame(runs)
     back = pd.read_parquet(io.BytesIO(records.table(frame, ".parquet")))
     assert back["file"].tolist() == [str(number) for number in range(len(recorded))]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-300, 3e154, 1e200])
+def test_means_of_numbers_of_any_size(scale):
+    runs = [
+        ({"file": str(n)}, {"parameters": {"x": 1}, "results": {"y": n * scale}, "provenance": {}})
+        for n in (1, 2, 3)
+    ]
+    table, _ = records.means(records.as_frame(runs), "x", "y", None)
+    low, high = stats.t.interval(0.95, 2, 2.0, stats.sem([1.0, 2.0, 3.0]))
+    assert table["mean"].item() == pytest.approx(2 * scale, rel=1e-12)
+    assert table["half"].item() == pytest.approx((high - low) / 2 * scale, rel=1e-12)

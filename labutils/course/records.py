@@ -303,9 +303,11 @@ def means(frame, x, y, by=None):
             found = of_point.get((_key(line) if by else None, _key(place)), [])
             values = pd.Series([value for _, value in found], dtype=float)
             if found:
-                factor = stats.t.ppf((1 + CONFIDENCE) / 2, max(len(found) - 1, 1))
-                half = factor * values.std() / len(found) ** 0.5 if len(found) > 1 else math.nan
-                points.append({"by": line, "x": place, "mean": values.mean(), "half": half, "n": len(found)})
+                largest = float(values.abs().max()) or 1.0  # as a unit, so that no square is too large
+                mean, sd = float((values / largest).mean()), float((values / largest).std())
+                factor = float(stats.t.ppf((1 + CONFIDENCE) / 2, max(len(found) - 1, 1)))
+                half = factor * sd / len(found) ** 0.5 * largest
+                points.append({"by": line, "x": place, "mean": mean * largest, "half": half, "n": len(found)})
     what = _what_is_shown(columns, rows.attrs, groups, list(of_point.values()))
     n_left_out = frame.attrs["not_finite"].get(y, 0)
     if n_left_out:
