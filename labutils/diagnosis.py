@@ -104,7 +104,7 @@ def _gpu():
     device = training.pick_device("auto")
     if device.type != "cpu":
         return f"GPU: found ({device.type}), good; training uses it"
-    slow = "only much larger settings, such as side = 28 in lesson 12, are slow"
+    slow = "only much larger settings, such as hidden_dim = 2048 in lesson 08, are slow"
     return f"GPU: none found, fine; lessons state their minutes without one, and {slow}"
 
 
