@@ -38,7 +38,7 @@ WITH_SLIDER = [
     "12_long_term_dependencies",
 ]
 # Whether the hint of the exercise that is done has mathematics in it.
-WITH_EXERCISE = {"03_ica": False, "09_rnn_mnist": True}
+WITH_EXERCISE = {"03_ica": False, "04_beyond_linear_ica": True}
 
 
 @pytest.fixture(scope="session")
